@@ -1,0 +1,865 @@
+"""The closed forms equal the library: parameters on the meta device, caches and FLOPs of tiny models."""
+
+import json
+import re
+import subprocess
+import sys
+from collections import Counter
+from importlib import resources
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers.modeling_layers import MtpModel
+from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
+
+from utils import architecture
+from utils.architecture import count_parameters, flops_per_token, kv_cache_bytes, weight_bytes
+
+PUBLISHED = {
+    record["name"]: record
+    for record in json.loads(
+        resources.files("utils").joinpath("data", "deepseek_models.json").read_text("utf-8")
+    )
+}
+COUNTED = [name for name, record in PUBLISHED.items() if record["exact_total"] is not None]
+BUILT = [name for name in COUNTED if PUBLISHED[name]["config"]["model_type"] in CONFIG_MAPPING]
+V3 = PUBLISHED["DeepSeek-V3"]["config"]
+FACT_GROUPS = {  # how the facts name the groups
+    "embed": "embedding",
+    "attn": "attention",
+    "dense_mlp": "dense_ffn",
+    "hc": "hyper_connections",
+}
+
+
+def many(examples: int):
+    """Hypothesis settings with the same examples in every run."""
+    return settings(max_examples=examples, derandomize=True, deadline=None, database=None)
+
+
+# ------------------------------------------------------------------------------------------- random small models
+
+
+@st.composite
+def llama(draw, model_type: str = "llama"):
+    kv_heads, per_kv = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    heads, head_dim = kv_heads * per_kv, 2 * draw(st.integers(1, 4))
+    config = {
+        "model_type": model_type,
+        "vocab_size": draw(st.integers(8, 40)),
+        "hidden_size": heads * 2 * draw(st.integers(1, 5)),
+        "intermediate_size": draw(st.integers(1, 40)),
+        "num_hidden_layers": draw(st.integers(1, 4)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "tie_word_embeddings": draw(st.booleans()),
+        "pad_token_id": None,
+    }
+    if model_type != "deepseek" and draw(st.booleans()):
+        config["head_dim"] = head_dim
+    if model_type != "qwen2":
+        config["attention_bias"] = draw(st.booleans())
+    if model_type == "llama":
+        config["mlp_bias"] = draw(st.booleans())
+    return config
+
+
+@st.composite
+def qwen2(draw):
+    config = draw(llama("qwen2"))
+    if draw(st.booleans()):
+        layers = st.sampled_from(["full_attention", "sliding_attention"])
+        size = config["num_hidden_layers"]
+        config |= {"use_sliding_window": True, "sliding_window": draw(st.integers(2, 6))}
+        config["layer_types"] = draw(st.lists(layers, min_size=size, max_size=size))
+    return config
+
+
+@st.composite
+def moe_fields(draw, layers: int):
+    per_group, groups = draw(st.integers(2, 4)), draw(st.integers(1, 3))
+    return {
+        "moe_intermediate_size": draw(st.integers(1, 12)),
+        "n_routed_experts": per_group * groups,
+        "n_shared_experts": draw(st.integers(1, 3)),
+        "num_experts_per_tok": draw(st.integers(1, per_group)),
+        "first_k_dense_replace": draw(st.integers(0, layers)),
+        "n_group": groups,
+        "topk_group": draw(st.integers(1, groups)),
+    }
+
+
+@st.composite
+def deepseek(draw):
+    config = draw(llama("deepseek"))
+    config |= draw(moe_fields(config["num_hidden_layers"]))
+    return config | {"moe_layer_freq": draw(st.integers(1, 3))}
+
+
+@st.composite
+def mla(draw, model_type: str):
+    heads, layers = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    ranks = st.integers(1, 12)
+    even = (
+        2 if model_type == "deepseek_v2" else 1
+    )  # its RoPE views pairs as complex numbers, at even offsets only
+    config = {
+        "model_type": model_type,
+        "vocab_size": draw(st.integers(8, 40)),
+        "hidden_size": heads * 2 * draw(st.integers(1, 5)),
+        "intermediate_size": draw(st.integers(1, 40)),
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "q_lora_rank": draw(ranks if model_type == "deepseek_v32" else st.none() | ranks),
+        "kv_lora_rank": even * draw(ranks),
+        "qk_nope_head_dim": even * draw(st.integers(1, 6)),
+        "qk_rope_head_dim": 2 * draw(st.integers(1, 3)),
+        "v_head_dim": draw(st.integers(1, 8)),
+        "tie_word_embeddings": draw(st.booleans()),
+        "attention_bias": draw(st.booleans()),
+        "pad_token_id": None,
+        **draw(moe_fields(layers)),
+    }
+    if model_type == "deepseek_v2":
+        config |= {"mlp_bias": draw(st.booleans())}
+        config["topk_method"] = draw(st.sampled_from(["greedy", "group_limited_greedy"]))
+    else:
+        config["num_nextn_predict_layers"] = draw(st.integers(0, 2))
+    return config
+
+
+@st.composite
+def deepseek_v32(draw):
+    config = draw(mla("deepseek_v32"))
+    config |= {
+        "index_n_heads": draw(st.integers(1, 4)),
+        "index_head_dim": config["qk_rope_head_dim"] + draw(st.integers(0, 6)),
+        "index_topk": draw(st.integers(1, 8)),
+        "mlp_bias": draw(st.booleans()),  # the class has the field and ignores it
+    }
+    if draw(st.booleans()):
+        size = config["num_hidden_layers"]
+        kinds = st.sampled_from(["dense", "sparse"])
+        config["mlp_layer_types"] = draw(st.lists(kinds, min_size=size, max_size=size))
+    return config
+
+
+@st.composite
+def deepseek_v4(draw):
+    layers, rope, groups = draw(st.integers(1, 4)), 2 * draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    experts = draw(st.integers(1, 8))
+    config = {
+        "model_type": "deepseek_v4",
+        "vocab_size": draw(st.integers(8, 40)),
+        "hidden_size": 2 * draw(st.integers(1, 16)),
+        "moe_intermediate_size": draw(st.integers(1, 12)),
+        "num_hidden_layers": layers,
+        "num_attention_heads": groups * draw(st.integers(1, 3)),
+        "num_key_value_heads": 1,
+        "head_dim": rope
+        * draw(st.sampled_from([1, 2, 4])),  # powers of two: the class divides and multiplies
+        "qk_rope_head_dim": rope,
+        "q_lora_rank": draw(st.integers(1, 12)),
+        "o_groups": groups,
+        "o_lora_rank": draw(st.integers(1, 8)),
+        "n_routed_experts": experts,
+        "n_shared_experts": draw(st.integers(1, 3)),  # ignored by the class
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "sliding_window": draw(st.integers(2, 6)),
+        "hc_mult": draw(st.integers(1, 4)),
+        "index_n_heads": draw(st.integers(1, 4)),
+        "index_head_dim": rope + draw(st.integers(0, 6)),
+        "index_topk": draw(st.integers(1, 8)),
+        "num_nextn_predict_layers": draw(st.integers(0, 2)),
+        "tie_word_embeddings": draw(st.booleans()),
+        "mlp_bias": draw(st.booleans()),
+        "pad_token_id": None,
+    }
+    spelling = draw(st.sampled_from(["ratios", "types", "default"]))
+    if spelling == "ratios":  # as published; the entry past the last layer is the MTP layer's
+        ratios = st.sampled_from([0, 4, 128])
+        config["compress_ratios"] = draw(st.lists(ratios, min_size=layers, max_size=layers + 1))
+        config |= {"compress_rate_csa": draw(st.integers(1, 5)), "compress_rate_hca": draw(st.integers(1, 7))}
+    elif spelling == "types":
+        kinds = ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"]
+        config["layer_types"] = draw(st.lists(st.sampled_from(kinds), min_size=layers, max_size=layers))
+        config["compress_rates"] = {kind: draw(st.integers(1, 7)) for kind in kinds[1:]}
+    if draw(st.booleans()):
+        config["num_hash_layers"] = draw(st.integers(0, layers + 1))
+    elif draw(st.booleans()):
+        kinds = st.sampled_from(["moe", "hash_moe"])
+        config["mlp_layer_types"] = draw(st.lists(kinds, min_size=layers, max_size=layers))
+    return config
+
+
+FAMILIES = {
+    "llama": llama(),
+    "qwen2": qwen2(),
+    "deepseek_v2": mla("deepseek_v2"),
+    "deepseek_v3": mla("deepseek_v3"),
+    "deepseek_v32": deepseek_v32(),
+    "deepseek_v4": deepseek_v4(),
+}
+
+
+def config_object(config: dict):
+    return CONFIG_MAPPING[config["model_type"]](**{key: config[key] for key in config if key != "model_type"})
+
+
+def on_meta(config: dict):
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config_object(config))
+
+
+def tiny(config: dict, dtype: torch.dtype = torch.float32):
+    torch.manual_seed(0)
+    choices = {"attn_implementation": "eager", "experts_implementation": "eager"}
+    return AutoModelForCausalLM.from_config(config_object(config), dtype=dtype, **choices).eval()
+
+
+def group_of(parameter: str) -> str:
+    """Where a parameter of a transformers class belongs, by its name."""
+    for pattern, group in [
+        ("embed_tokens", "embedding"),
+        ("lm_head", "lm_head"),
+        ("indexer", "indexer"),
+        ("compressor", "compressor"),
+        (r"attn_hc|ffn_hc|hc_head", "hyper_connections"),
+        ("norm", "norms"),
+        ("self_attn", "attention"),
+        ("shared_experts", "shared_experts"),
+        (r"mlp\.experts", "routed_experts"),
+        (r"mlp\.gate\.", "router"),
+        (r"mlp\.", "dense_ffn"),
+    ]:
+        if re.search(pattern, parameter):
+            return group
+    raise AssertionError(f"no group for {parameter}")
+
+
+def counted_groups(model) -> Counter:
+    groups = Counter()
+    for name, parameter in model.named_parameters():  # a tied matrix comes once, as the embedding
+        groups[group_of(name)] += parameter.numel()
+    return groups
+
+
+def assert_same_parameters(count: architecture.ParameterCount, model) -> None:
+    assert {name: size for name, size in count.groups().items() if size} == {
+        name: size for name, size in counted_groups(model).items() if size
+    }
+    assert count.total == sum(parameter.numel() for parameter in model.parameters())
+    buffers = Counter()
+    for name, buffer in model.named_buffers():
+        buffers[name.rpartition(".")[2]] += buffer.numel()
+    assert count.router_bias == buffers["e_score_correction_bias"]
+    assert count.hash_tables == buffers["tid2eid"]
+
+
+# ------------------------------------------------------------------------------------------------- parameters
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_parameters_equal_the_meta_device(family):
+    @many(60)
+    @given(FAMILIES[family])
+    def check(config):
+        count = count_parameters(config)
+        assert_same_parameters(count, on_meta(config))
+        ready = config_object(config)
+        assert count == count_parameters(ready)
+        if not config.get("n_shared_experts") or family != "deepseek_v4":
+            assert count == count_parameters(ready.to_dict())
+
+    check()
+
+
+@many(40)
+@given(deepseek())
+def test_deepseek_moe_16b_is_llama_attention_with_v2_experts(config):
+    count = count_parameters(config)
+    experts = {**config, "model_type": "deepseek_v2", "kv_lora_rank": 1, "q_lora_rank": 1, "mlp_bias": False}
+    plain = {name: value for name, value in config.items() if name != "head_dim"}
+    model = on_meta({**plain, "model_type": "llama"})
+    with torch.device("meta"):
+        for i, layer in enumerate(model.model.layers):
+            if i >= config["first_k_dense_replace"] and i % config["moe_layer_freq"] == 0:
+                layer.mlp = DeepseekV2Moe(config_object(experts))
+    assert_same_parameters(count, model)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_published_models(name):
+    record = PUBLISHED[name]
+    count = count_parameters(record["config"])
+    assert count.total == record["exact_total"]
+    if record["param_groups"]:
+        expected = {FACT_GROUPS.get(group, group): size for group, size in record["param_groups"].items()}
+        assert {group: size for group, size in count.groups().items() if size} == expected
+    if record.get("activated_computed"):
+        assert record["activated_computed"] == {
+            "non_embedding": count.activated(),
+            "with_lm_head": count.activated(include_head=True),
+            "with_both": count.activated(include_embedding=True, include_head=True),
+        }
+    if record.get("mtp_unique"):
+        assert count.mtp == record["mtp_unique"]
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_published_models_on_the_meta_device(name):
+    config = PUBLISHED[name]["config"]
+    model = on_meta(config)
+    assert_same_parameters(count_parameters(config), model)
+    assert count_parameters(model.config) == count_parameters(config)
+
+
+def test_the_catalog_covers_every_type_but_the_one_nobody_builds():
+    assert len(COUNTED) == 26 and len(BUILT) == 25
+    assert {PUBLISHED[name]["config"]["model_type"] for name in COUNTED} == set(FAMILIES) | {"deepseek"}
+
+
+def test_hub_totals_are_the_sum_of_their_pieces():
+    v3 = count_parameters(V3)
+    copies, scales = v3.embedding + v3.lm_head, 41_540_496
+    assert (v3.total, v3.router_bias, v3.mtp) == (671_026_404_352, 58 * 256, 11_610_068_224)
+    assert v3.mtp + copies == PUBLISHED["DeepSeek-V3"]["mtp_stored"]
+    assert v3.total + v3.router_bias + v3.mtp + copies + scales == 684_531_386_000
+    v32 = count_parameters(PUBLISHED["DeepSeek-V3.2"]["config"])
+    assert v32.total + v32.router_bias + v32.mtp + copies == 685_355_329_792
+    for name in ("DeepSeek-V4-Flash", "DeepSeek-V4-Pro"):
+        v4 = count_parameters(PUBLISHED[name]["config"])
+        assert v4.total + v4.router_bias + v4.hash_tables + v4.mtp == PUBLISHED[name]["hub_safetensors_total"]
+
+
+@many(25)
+@given(mla("deepseek_v3"))
+def test_mtp_equals_the_librarys_mtp_model(config):
+    model = on_meta(config)
+    with torch.device("meta"):
+        layers = MtpModel(model, config["num_nextn_predict_layers"]).layers
+    stored = [
+        *layers.parameters(),
+        *(b for name, b in layers.named_buffers() if "e_score_correction_bias" in name),
+    ]
+    assert count_parameters(config).mtp == sum(tensor.numel() for tensor in stored)
+
+
+def test_a_tied_matrix_counts_once_when_either_end_is_asked_for():
+    shape = {**SMALL["llama"], "tie_word_embeddings": True}
+    count = count_parameters(shape)
+    assert count.lm_head == 0 and count.embedding == 32 * 16
+    body = count.total - count.embedding
+    answers = [count.activated(a, b) for a, b in [(False, False), (True, False), (False, True), (True, True)]]
+    assert answers == [body, count.total, count.total, count.total]
+
+
+def test_activated_counts_the_chosen_experts_of_a_small_model():
+    count = count_parameters(SMALL["deepseek_v3"])  # 2 MoE layers, 3 of 8 experts, each 3 x 16 x 6
+    assert count.routed_experts - count.routed_experts_used == 2 * (8 - 3) * 3 * 16 * 6
+    assert count.activated(True, True) == count.total - 2 * (8 - 3) * 3 * 16 * 6
+
+
+def test_a_shortened_configuration_object_needs_no_shorter_lists():
+    for name, layers in [("DeepSeek-V3.2", 5), ("DeepSeek-V4-Flash", 7), ("DeepSeek-R1-Distill-Qwen-7B", 3)]:
+        config = config_object(PUBLISHED[name]["config"])
+        config.num_hidden_layers = layers
+        with torch.device("meta"):
+            assert_same_parameters(count_parameters(config), AutoModelForCausalLM.from_config(config))
+
+
+def test_other_spellings_and_unknown_keys_of_a_dict():
+    v4 = SMALL["deepseek_v4"]
+    renamed = {
+        key: value for key, value in v4.items() if key not in ("n_routed_experts", "moe_intermediate_size")
+    }
+    renamed |= {"num_local_experts": v4["n_routed_experts"], "intermediate_size": v4["moe_intermediate_size"]}
+    assert count_parameters(renamed) == count_parameters(v4)
+    extras = {
+        "transformers_version": "4.33.1",
+        "auto_map": {},
+        "rope_scaling": {"type": "?"},
+        "moe_layer_freq": 9,
+    }
+    v3 = SMALL["deepseek_v3"]
+    assert count_parameters(
+        v3 | extras | {"mlp_bias": True, "mlp_layer_types": ["dense"]}
+    ) == count_parameters(v3)
+    with_mtp = {**v3, "num_mtp_layers": 2}
+    assert (
+        count_parameters(with_mtp).mtp == 2 * count_parameters({**v3, "num_nextn_predict_layers": 1}).mtp > 0
+    )
+
+
+# ------------------------------------------------------------------------------------------ bytes of weights and cache
+
+
+def cached_numbers(cache) -> int:
+    """Floating-point numbers in a cache object; a tensor that stands in two places counts once."""
+    tensors = {}
+    for layer in cache.layers:
+        for value in vars(layer).values():
+            for tensor in value.values() if isinstance(value, dict) else [value]:
+                if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
+                    tensors[id(tensor)] = tensor.numel()
+    return sum(tensors.values())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_cache_holds_what_the_formula_says(family):
+    @many(15)
+    @given(FAMILIES[family], st.integers(1, 24), st.integers(1, 2))
+    def check(config, tokens, batch):
+        model, ready = tiny(config), config_object(config)
+        twice = 0  # layers of V4 without compression hold keys and values as two copies of one tensor
+        if family == "deepseek_v4":
+            twice = ready.layer_types.count("sliding_attention") * ready.head_dim * batch
+        ids = torch.arange(batch * tokens).view(batch, tokens) % config["vocab_size"]
+        with torch.no_grad():
+            cache = model(ids, use_cache=True).past_key_values
+            copies = twice * min(tokens, ready.sliding_window - 1) if twice else 0
+            assert 4 * (cached_numbers(cache) - copies) == kv_cache_bytes(config, tokens, batch, "float32")
+            cache = model(ids[:, :1], past_key_values=cache).past_key_values
+            copies = twice * min(tokens + 1, ready.sliding_window - 1) if twice else 0
+            assert 4 * (cached_numbers(cache) - copies) == kv_cache_bytes(ready, tokens + 1, batch, "float32")
+
+    check()
+
+
+def test_the_cache_of_a_model_in_bfloat16_takes_two_bytes_a_number():
+    model = tiny(SMALL["deepseek_v3"], torch.bfloat16)
+    with torch.no_grad():
+        layers = model(torch.arange(7)[None], use_cache=True).past_key_values.layers
+    stored = sum(
+        tensor.numel() * tensor.element_size() for layer in layers for tensor in (layer.keys, layer.values)
+    )
+    assert stored == kv_cache_bytes(SMALL["deepseek_v3"], 7) == 2 * 3 * (8 + 4) * 7
+
+
+def test_published_cache_sizes():
+    def size(name, tokens=1, dtype="bfloat16"):
+        return kv_cache_bytes(PUBLISHED[name]["config"], tokens, dtype=dtype)
+
+    assert size("DeepSeek-V3") == 61 * (512 + 64) * 2 == 70_272
+    assert size("deepseek-llm-67b-base") == 2 * 194_560
+    assert size("deepseek-moe-16b-base") == 2 * 28 * 16 * 128 * 2
+    assert size("DeepSeek-V3.2") == 61 * (512 + 64 + 128) * 2
+    # DeepSeek-V2's 93.3 % compare BF16 with 6 bits; at equal precision it is 82.2 %
+    assert round(100 * (1 - size("DeepSeek-V2", dtype="int6") / size("deepseek-llm-67b-base")), 1) == 93.3
+    assert round(100 * (1 - size("DeepSeek-V2") / size("deepseek-llm-67b-base")), 1) == 82.2
+    million = 1_000_000
+    # V4 s.2.3.4 and abstract: about 2 % of a BF16 GQA cache with 8 heads of 128, about 10 % of V3.2's
+    gqa = 61 * 2 * 8 * 128 * 2 * million
+    assert round(100 * size("DeepSeek-V4-Pro", million, "float8") / gqa) == 2
+    assert 0.10 < size("DeepSeek-V4-Pro", million) / size("DeepSeek-V3.2", million) < 0.12
+
+
+def test_an_empty_cache_and_two_sequences():
+    for config in SMALL.values():
+        assert kv_cache_bytes(config, 0) == 0
+        assert kv_cache_bytes(config, 13, batch=3) == 3 * kv_cache_bytes(config, 13)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bits"),
+    [
+        *architecture.DTYPE_BITS.items(),
+        (torch.float32, 32),
+        (torch.bfloat16, 16),
+        (torch.float16, 16),
+        (torch.int8, 8),
+        (torch.float8_e4m3fn, 8),
+        (torch.float4_e2m1fn_x2, 4),
+    ],
+)
+def test_number_formats(dtype, bits):
+    total = count_parameters(SMALL["llama"]).total
+    assert weight_bytes(SMALL["llama"], dtype) == -(-total * bits // 8)
+    assert kv_cache_bytes(SMALL["llama"], 5, dtype=dtype) == -(-3 * 2 * 2 * 4 * 5 * bits // 8)
+
+
+def test_odd_counts_of_half_bytes_are_rounded_up():
+    config = {**SMALL["llama"], "vocab_size": 33, "hidden_size": 12, "head_dim": 2, "num_hidden_layers": 1}
+    config |= {"intermediate_size": 1, "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True}
+    total = count_parameters(config).total
+    assert total % 2 == 0 or weight_bytes(config, "int4") == (total + 1) // 2
+    assert weight_bytes(config, "int4") == (total + 1) // 2
+    assert isinstance(weight_bytes(config, "int6"), int)
+
+
+# ------------------------------------------------------------------------------------------------------------ FLOPs
+
+
+def counted_flops(config: dict, context: int) -> int:
+    """What the library computes in one decode step after `context` tokens, with eager attention."""
+    model, cache = tiny(config), None
+    ids = torch.arange(context + 1)[None] % config["vocab_size"]
+    with torch.no_grad():
+        if context:
+            cache = model(ids[:, :-1], use_cache=True).past_key_values
+        with FlopCounterMode(display=False) as counter:
+            model(ids[:, -1:], past_key_values=cache, use_cache=True)
+    return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "deepseek_v2", "deepseek_v3"])
+def test_flops_equal_the_librarys(family):
+    @many(15)
+    @given(FAMILIES[family], st.integers(0, 20))
+    def check(config, context):
+        assert flops_per_token(config, context).total == counted_flops(config, context)
+
+    check()
+
+
+@many(20)
+@given(deepseek_v4(), st.integers(0, 20))
+def test_flops_of_v4_equal_the_librarys_while_the_indexer_selects_everything(config, context):
+    config |= {"index_topk": 64}
+    assert flops_per_token(config, context).total == counted_flops(config, context)
+
+
+@many(15)
+@given(deepseek_v32(), st.integers(0, 20))
+def test_flops_of_v32_are_the_librarys_with_dense_mla_exchanged_for_sparse_absorbed_mla(config, context):
+    heads, rc, dr = config["num_attention_heads"], config["kv_lora_rank"], config["qk_rope_head_dim"]
+    dn, dv = config["qk_nope_head_dim"], config["v_head_dim"]
+    keys = context + 1
+    dense = heads * (dn + dr + dv) * keys + heads * rc * (dn + dv) * context
+    sparse = heads * (rc + dr + rc) * min(keys, config["index_topk"])
+    difference = 2 * config["num_hidden_layers"] * (dense - sparse)
+    assert flops_per_token(config, context).total == counted_flops(config, context) - difference
+
+
+def test_the_indexers_selection_bounds_attention():
+    for family in ("deepseek_v32", "deepseek_v4"):
+        config = {**SMALL[family], "index_topk": 4}
+        selected, everything = (
+            flops_per_token(config, 1000),
+            flops_per_token({**config, "index_topk": 9999}, 1000),
+        )
+        assert selected.weights == everything.weights
+        assert selected.attention < everything.attention
+
+
+def test_weights_are_two_flops_for_each_activated_matrix_entry():
+    count, flops = count_parameters(V3), flops_per_token(V3, 1000)
+    assert flops.weights == 2 * (count.activated(include_head=True) - count.norms)
+    assert flops.total == flops.weights + flops.attention
+    assert flops_per_token(V3, 0).weights == flops.weights
+    moe = flops_per_token(PUBLISHED["deepseek-moe-16b-base"]["config"], 9)
+    count = count_parameters(PUBLISHED["deepseek-moe-16b-base"]["config"])
+    assert moe.weights == 2 * (count.activated(include_head=True) - count.norms)
+    assert moe.attention == 2 * 28 * 16 * 128 * 2 * 10
+
+
+def test_published_saving_of_v4_in_flops():
+    # DeepSeek-V4 abstract: at a million tokens V4-Pro needs 27 % of V3.2's FLOPs for a token
+    v4, v32 = (
+        flops_per_token(PUBLISHED[name]["config"], 1_000_000) for name in ("DeepSeek-V4-Pro", "DeepSeek-V3.2")
+    )
+    assert v4.total / v32.total == pytest.approx(0.27, abs=0.01)
+
+
+# ------------------------------------------------------------------------------------------------------- bad input
+
+SMALL = {
+    "llama": {
+        "model_type": "llama",
+        "vocab_size": 32,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+}
+SMALL["qwen2"] = {**SMALL["llama"], "model_type": "qwen2"}
+SMALL["deepseek"] = {
+    **SMALL["llama"],
+    "model_type": "deepseek",
+    "moe_intermediate_size": 6,
+    "n_routed_experts": 8,
+    "n_shared_experts": 1,
+    "num_experts_per_tok": 3,
+    "first_k_dense_replace": 1,
+}
+SMALL["deepseek_v3"] = {
+    **SMALL["deepseek"],
+    "model_type": "deepseek_v3",
+    "num_key_value_heads": 4,
+    "q_lora_rank": 10,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 6,
+    "qk_rope_head_dim": 4,
+    "v_head_dim": 6,
+    "n_group": 4,
+    "topk_group": 2,
+}
+SMALL["deepseek_v2"] = {**SMALL["deepseek_v3"], "model_type": "deepseek_v2"}
+SMALL["deepseek_v32"] = {
+    **SMALL["deepseek_v3"],
+    "model_type": "deepseek_v32",
+    "index_n_heads": 2,
+    "index_head_dim": 8,
+    "index_topk": 4,
+}
+SMALL["deepseek_v4"] = {
+    "model_type": "deepseek_v4",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "moe_intermediate_size": 6,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+    "head_dim": 16,
+    "qk_rope_head_dim": 4,
+    "q_lora_rank": 10,
+    "sliding_window": 8,
+    "hc_mult": 2,
+    "o_groups": 2,
+    "o_lora_rank": 4,
+    "index_n_heads": 2,
+    "index_head_dim": 8,
+    "index_topk": 4,
+    "compress_ratios": [0, 4, 128, 0],
+    "num_hash_layers": 1,
+}
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_a_missing_or_malformed_field_is_named_with_its_value(family):
+    config = SMALL[family]
+    required = architecture._REQUIRED[family]
+    assert count_parameters(config).total > 0
+    for name in required:
+        with pytest.raises(
+            ValueError, match=rf"^{name} is missing: a {family} configuration must give .*{name}"
+        ):
+            count_parameters({key: value for key, value in config.items() if key != name})
+        for bad in (-1, 2.0, "3", True, [4]):
+            with pytest.raises(
+                ValueError, match=rf"^{name} = {re.escape(repr(bad))}: must be an integer of at least"
+            ):
+                count_parameters({**config, name: bad})
+        if name not in ("n_shared_experts", "first_k_dense_replace"):
+            with pytest.raises(ValueError, match=f"^{name} = 0: must be an integer of at least 1"):
+                count_parameters({**config, name: 0})
+        if (family, name) not in {
+            ("qwen2", "num_key_value_heads"),
+            ("deepseek_v2", "q_lora_rank"),
+            ("deepseek_v3", "q_lora_rank"),
+        }:
+            with pytest.raises(ValueError, match=rf"{name}\b.*None"):
+                count_parameters({**config, name: None})
+
+
+@pytest.mark.parametrize(
+    ("family", "change", "message"),
+    [
+        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide num_attention_heads = 4"),
+        ("llama", {"num_key_value_heads": 8}, "num_key_value_heads = 8: must divide num_attention_heads = 4"),
+        ("llama", {"num_key_value_heads": 0}, "num_key_value_heads = 0: must be an integer of at least 1"),
+        ("llama", {"hidden_size": 18}, "hidden_size = 18: must be a multiple of num_attention_heads = 4"),
+        ("llama", {"hidden_size": 20}, "head_dim = 5: must be positive and even"),
+        ("llama", {"head_dim": 7}, "head_dim = 7: must be positive and even"),
+        ("llama", {"head_dim": -2}, "head_dim = -2: must be an integer of at least 1"),
+        ("llama", {"attention_bias": "yes"}, "attention_bias = 'yes': must be true or false"),
+        ("llama", {"tie_word_embeddings": None}, "tie_word_embeddings = None: must be true or false"),
+        ("llama", {"num_key_value_heads": "2"}, "num_key_value_heads.*expected int.*'2'"),
+        ("qwen2", {"hidden_size": 18}, "hidden_size = 18: must be a multiple of num_attention_heads = 4"),
+        ("qwen2", {"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide num_attention_heads = 4"),
+        (
+            "qwen2",
+            {"layer_types": ["full_attention"]},
+            r"`num_hidden_layers` \(3\) must be equal .*`layer_types` \(1\)",
+        ),
+        (
+            "qwen2",
+            {"layer_types": ["chunked_attention"] * 3},
+            r"layer_types = \['chunked_attention', .*: entries must be of \('full_attention', 'sliding_attention'\)",
+        ),
+        ("deepseek", {"hidden_size": 18}, "hidden_size = 18: must be a multiple of num_attention_heads = 4"),
+        ("deepseek", {"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide"),
+        ("deepseek", {"moe_layer_freq": 0}, "moe_layer_freq = 0: must be an integer of at least 1"),
+        ("deepseek", {"attention_bias": 1}, "attention_bias = 1: must be true or false"),
+        (
+            "deepseek",
+            {"first_k_dense_replace": 4},
+            "first_k_dense_replace = 4: must be at most num_hidden_layers = 3",
+        ),
+        (
+            "deepseek",
+            {"num_experts_per_tok": 9},
+            "num_experts_per_tok = 9: must be at most n_routed_experts = 8",
+        ),
+        (
+            "deepseek_v2",
+            {"hidden_size": 18},
+            "hidden_size = 18: must be a multiple of num_attention_heads = 4",
+        ),
+        ("deepseek_v2", {"n_group": 3}, "n_group = 3: must divide n_routed_experts = 8"),
+        (
+            "deepseek_v2",
+            {"n_group": None, "topk_method": "group_limited_greedy"},
+            "n_group = None: must be an integer of at least 1",
+        ),
+        ("deepseek_v3", {"n_group": 3}, "n_group = 3: must divide n_routed_experts = 8"),
+        ("deepseek_v3", {"n_group": 8}, "n_group = 8: must leave two of n_routed_experts = 8 in each group"),
+        ("deepseek_v3", {"n_group": None}, "n_group = None: must be an integer of at least 1"),
+        ("deepseek_v3", {"topk_group": 5}, "topk_group = 5: must be at most n_group = 4"),
+        ("deepseek_v3", {"topk_group": 0}, "topk_group = 0: must be an integer of at least 1"),
+        (
+            "deepseek_v3",
+            {"num_experts_per_tok": 9},
+            "num_experts_per_tok = 9: must be at most n_routed_experts = 8",
+        ),
+        (
+            "deepseek_v3",
+            {"first_k_dense_replace": 4},
+            "first_k_dense_replace = 4: must be at most num_hidden_layers = 3",
+        ),
+        ("deepseek_v3", {"qk_rope_head_dim": 3}, "qk_rope_head_dim = 3: must be positive and even"),
+        (
+            "deepseek_v3",
+            {"num_key_value_heads": 3},
+            "num_key_value_heads = 3: must divide num_attention_heads = 4",
+        ),
+        (
+            "deepseek_v3",
+            {"num_nextn_predict_layers": -1},
+            "num_nextn_predict_layers = -1: must be an integer of at least 0",
+        ),
+        ("deepseek_v32", {"index_head_dim": 2}, "index_head_dim = 2: must be at least qk_rope_head_dim = 4"),
+        (
+            "deepseek_v32",
+            {"first_k_dense_replace": 4},
+            "first_k_dense_replace = 4: must be at most num_hidden_layers = 3",
+        ),
+        (
+            "deepseek_v32",
+            {"mlp_layer_types": ["dense", "x", "sparse"]},
+            "`mlp_layer_types` entries must be in",
+        ),
+        ("deepseek_v32", {"mlp_layer_types": ["dense"]}, "num_hidden_layers.*mlp_layer_types"),
+        (
+            "deepseek_v4",
+            {"compress_ratios": [0, 7, 4]},
+            r"compress_ratios = \[0, 7, 4\]: entries must be of \(0, 4, 128\)",
+        ),
+        (
+            "deepseek_v4",
+            {"compress_ratios": [0, 4]},
+            r"`num_hidden_layers` \(3\) must equal `len\(layer_types\)` \(2\)",
+        ),
+        ("deepseek_v4", {"layer_types": ["full_attention"] * 3}, "layer_types.*full_attention"),
+        ("deepseek_v4", {"num_hash_layers": -1}, "num_hash_layers = -1: must be an integer of at least 0"),
+        (
+            "deepseek_v4",
+            {"compress_rate_csa": 0},
+            r"compress_rates\['compressed_sparse_attention'\] = 0: must be an integer",
+        ),
+        (
+            "deepseek_v4",
+            {"compress_rates": {"compressed_sparse_attention": 4}},
+            r"compress_rates\['heavily_compressed_attention'\] = None: must be an integer of at least 1",
+        ),
+        ("deepseek_v4", {"o_groups": 3}, "o_groups = 3: must divide the width of all heads, 64"),
+        ("deepseek_v4", {"qk_rope_head_dim": 3}, "qk_rope_head_dim = 3: must be positive and even"),
+        ("deepseek_v4", {"qk_rope_head_dim": 32}, "qk_rope_head_dim = 32: must be at most head_dim = 16"),
+        (
+            "deepseek_v4",
+            {"qk_rope_head_dim": 12},
+            "index_head_dim = 8: must be at least qk_rope_head_dim = 12",
+        ),
+        (
+            "deepseek_v4",
+            {"num_experts_per_tok": 9},
+            "num_experts_per_tok = 9: must be at most n_routed_experts = 8",
+        ),
+        ("deepseek_v4", {"mlp_layer_types": ["dense"] * 3}, "mlp_layer_types.*dense"),
+    ],
+)
+def test_contradictions_are_named(family, change, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        count_parameters({**SMALL[family], **change})
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("config", "value"),
+    [
+        ({"model_type": "gpt2"}, "'gpt2'"),
+        ({}, "None"),
+        ({"model_type": ["llama"]}, "['llama']"),
+        ("llama", "None"),
+        (3, "None"),
+    ],
+)
+def test_an_unknown_model_type_names_the_known_ones(config, value):
+    known = "llama, qwen2, deepseek, deepseek_v2, deepseek_v3, deepseek_v32, deepseek_v4"
+    with pytest.raises(ValueError, match=re.escape(f"model_type = {value}: must be one of {known}")):
+        count_parameters(config)
+
+
+def test_a_configuration_object_is_checked_as_well():
+    for change in ({"n_group": 3}, {"num_experts_per_tok": 9}, {"qk_rope_head_dim": 3}, {"hidden_size": -16}):
+        config = config_object({**SMALL["deepseek_v3"], **change})
+        (name, value), *_ = change.items()
+        with pytest.raises(ValueError, match=f"^{name} = {value}: must"):
+            count_parameters(config)
+
+
+@pytest.mark.parametrize("bad", [-1, 1.5, "2", None, True])
+def test_lengths_must_be_counts(bad):
+    config, shown = SMALL["llama"], re.escape(repr(bad))
+    with pytest.raises(ValueError, match=f"^tokens = {shown}: must be an integer of at least 0"):
+        kv_cache_bytes(config, bad)
+    with pytest.raises(ValueError, match=f"^batch = {shown}: must be an integer of at least 1"):
+        kv_cache_bytes(config, 1, batch=bad)
+    with pytest.raises(ValueError, match=f"^context = {shown}: must be an integer of at least 0"):
+        flops_per_token(config, bad)
+    with pytest.raises(ValueError, match="^batch = 0: must be an integer of at least 1"):
+        kv_cache_bytes(config, 1, batch=0)
+
+
+@pytest.mark.parametrize("bad", ["float12", "BF16", 16, None, torch.complex64])
+def test_an_unknown_number_format_names_the_known_ones(bad):
+    for function in (
+        lambda: weight_bytes(SMALL["llama"], bad),
+        lambda: kv_cache_bytes(SMALL["llama"], 1, dtype=bad),
+    ):
+        with pytest.raises(
+            ValueError, match=rf"^dtype = {re.escape(repr(bad))}: must be one of float32, .*int4"
+        ):
+            function()
+
+
+# ---------------------------------------------------------------------------------------------------- the whole
+
+
+def test_the_summary_repeats_the_functions():
+    answer = architecture.summary(V3, 1000, batch=2, dtype="float8", cache_dtype="int8")
+    count, flops = count_parameters(V3), flops_per_token(V3, 1000)
+    assert sum(answer[group] for group in count.groups()) == answer["total"] == count.total
+    assert answer["activated"] == 35_698_924_544
+    assert answer["activated_with_head"] == 36_625_603_584
+    assert answer["activated_with_both"] == 37_552_282_624
+    assert answer["weight_bytes"] == count.total
+    assert answer["kv_cache_bytes"] == 2 * 1000 * 35_136
+    assert answer["flops_weights"] + answer["flops_attention"] == answer["flops_per_token"] == flops.total
+    assert (answer["mtp"], answer["router_bias"], answer["hash_tables"]) == (count.mtp, count.router_bias, 0)
+
+
+def test_importing_the_module_is_light():
+    code = "import sys, utils.architecture; print([m for m in ('torch', 'transformers') if m in sys.modules])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )

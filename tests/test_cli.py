@@ -1,0 +1,57 @@
+"""The shell: what it prints, and that a wrong word ends in one clear line."""
+
+import json
+
+import pytest
+
+from utils import __main__ as cli
+from utils import architecture, catalog
+
+
+def test_params_prints_the_exact_numbers(capsys):
+    assert cli.main(["params", "DeepSeek-V3", "--context", "131072", "--dtype", "float8"]) == 0
+    printed = capsys.readouterr().out
+    for number in ("671,026,404,352", "671,026,404,352", "9,210,691,584", "36,625,603,584"):
+        assert number in printed
+
+
+def test_params_as_json_agrees_with_the_calculator(capsys):
+    assert cli.main(["params", "deepseek-v2", "--json", "--context", "100", "--batch", "3"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    config = catalog.get("DeepSeek-V2").config
+    assert summary["model"] == "DeepSeek-V2"
+    assert architecture.kv_cache_bytes(config, 100, batch=3) in summary.values()
+
+
+def test_list_names_every_model(capsys):
+    assert cli.main(["params", "list"]) == 0
+    assert capsys.readouterr().out.split() == [model.name for model in catalog.models()]
+
+
+@pytest.mark.parametrize("model", [m.name for m in catalog.models() if m.exact_total])
+def test_params_of_every_counted_model(model, capsys):
+    assert cli.main(["params", model]) == 0
+    assert f"{catalog.get(model).exact_total:,}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["params", "DeepSeek-V9"], "no DeepSeek model is called 'DeepSeek-V9'"),
+        (["params", "DeepSeek-V3", "--dtype", "int3"], "int3"),
+        (["params", "DeepSeek-V3", "--context", "-5"], "-5"),
+        (["params", "DeepSeek-V4.1-Flash"], "deepseek_v41"),
+        (["save", "77"], "no chapter '77'"),
+        (["publish", "nonsense"], "owner/name"),
+    ],
+)
+def test_bad_input_is_one_clear_line(arguments, message, capsys):
+    assert cli.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_an_unknown_command_names_the_known_ones(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["dance"])
+    assert "params" in capsys.readouterr().err

@@ -1,0 +1,110 @@
+"""Measuring measures: ratios have the right direction, peaks the right size, perplexity the right weights."""
+
+import math
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from utils import measure
+
+
+def test_a_ratio_above_one_means_that_the_second_is_faster(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def takes(seconds):
+        def function():
+            clock[0] += seconds
+
+        return function
+
+    ratio = measure.paired_ratio(takes(3.0), takes(1.0), pairs=5)
+    assert (ratio.median, ratio.low, ratio.high, ratio.pairs) == (3.0, 3.0, 3.0, 5)
+    assert (ratio.first_seconds, ratio.second_seconds) == (3.0, 1.0)
+    assert str(ratio) == "3.00x (quartiles 3.00 to 3.00, 5 pairs)"
+
+
+def test_pairs_alternate_their_order():
+    order = []
+    measure.paired_ratio(lambda: order.append("a"), lambda: order.append("b"), pairs=2, warmup=0)
+    assert order == ["a", "b", "b", "a"]
+
+
+@pytest.mark.parametrize(("pairs", "warmup"), [(0, 1), (3, -1)])
+def test_pairs_that_make_no_sense(pairs, warmup):
+    with pytest.raises(ValueError, match=f"pairs={pairs}, warmup={warmup}"):
+        measure.paired_ratio(int, int, pairs=pairs, warmup=warmup)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_peak_memory_sees_a_block_that_is_freed_again_and_resets(monkeypatch, sampled):
+    if sampled:
+        monkeypatch.setattr(measure, "_reset_high_water_mark", lambda: False)
+    with measure.peak_memory() as large:
+        block = np.ones(40_000_000)  # 320 MB
+        time.sleep(0.05)
+        del block
+    with measure.peak_memory() as nothing:
+        time.sleep(0.02)
+    assert 300e6 < large.extra < 420e6
+    assert nothing.extra < 60e6  # the first peak is forgotten
+
+
+def test_size_on_disk(tmp_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a").write_bytes(b"12345")
+    (tmp_path / "sub" / "b").write_bytes(b"123")
+    assert measure.size_on_disk(tmp_path) == 8
+    assert measure.size_on_disk(tmp_path / "a") == 5
+    with pytest.raises(FileNotFoundError, match="'gone' does not exist"):
+        measure.size_on_disk(tmp_path / "gone")
+
+
+class Unigram:
+    """A model that gives every token a fixed logit, so that the perplexity is known in closed form."""
+
+    device = "cpu"
+    config = SimpleNamespace(max_position_embeddings=64)
+
+    def __init__(self, vocabulary):
+        self.logits = torch.linspace(-1, 1, vocabulary)
+
+    def __call__(self, input_ids):
+        return SimpleNamespace(logits=self.logits.expand(*input_ids.shape, -1))
+
+
+def characters(text, verbose=True):
+    return {"input_ids": [ord(letter) - 97 for letter in text]}
+
+
+@pytest.mark.parametrize(("window", "stride"), [(64, 64), (8, 4), (8, 8), (8, 1), (7, 3)])
+@pytest.mark.parametrize("length", [2, 8, 9, 50])
+def test_perplexity_counts_every_token_once_and_weighs_by_tokens(window, stride, length):
+    text = "".join(chr(97 + (7 * n) % 26) for n in range(length))
+    model = Unigram(26)
+    found = measure.perplexity(model, characters, text, window, stride)
+    scored = list(range(1, length))
+    if stride == window:  # the first token of a window that starts afresh has nothing to be predicted from
+        scored = [n for n in scored if n % window]
+    ids = torch.tensor(characters(text)["input_ids"])
+    losses = -torch.log_softmax(model.logits, 0)[ids]
+    assert found.tokens == len(scored)
+    assert math.isclose(found.value, math.exp(losses[scored].mean()), rel_tol=1e-5)
+    assert found.text == text[:60]
+
+
+@pytest.mark.parametrize(
+    ("text", "window", "stride", "message"),
+    [
+        ("a", 8, 4, "at least 2 tokens; got 1"),
+        ("abc", 8, 9, "stride must be from 1 to window .8.; got 9"),
+        ("abc", 8, 0, "got 0"),
+        ("abc", 65, 4, "context of 64 tokens; got 65"),
+    ],
+)
+def test_perplexity_refuses_what_makes_no_sense(text, window, stride, message):
+    with pytest.raises(ValueError, match=message):
+        measure.perplexity(Unigram(26), characters, text, window, stride)

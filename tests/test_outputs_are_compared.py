@@ -1,0 +1,60 @@
+"""The comparison of notebook outputs (nbval) notices a changed number, a changed verdict, and a lost output."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from utils import course, runner
+
+ROOT = course.ROOT
+CODE = (
+    "from utils.claims import verdict\n"
+    "print(6 * 7)\n"
+    "verdict('C10', holds=6 * 7 > 50, measured='42', because='arithmetic')"
+)
+
+
+def compare(path: Path) -> subprocess.CompletedProcess:
+    """Run the project's comparison on one notebook, with the options of `make test`."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", f"--rootdir={ROOT}"]
+    return subprocess.run(
+        [*command, "-c", str(ROOT / "pyproject.toml"), str(path)], capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("nbval") / "01_small.ipynb"
+    nbformat.write(new_notebook(cells=[new_code_cell(CODE)]), path)
+    runner.save(path)
+    return path
+
+
+def test_untouched_outputs_pass(saved):
+    result = compare(saved)
+    assert result.returncode == 0 and "1 passed" in result.stdout, result.stdout
+
+
+@pytest.mark.parametrize(
+    ("right", "planted"),
+    [("42\\n", "41\\n"), ('"verdict": "refuted"', '"verdict": "holds"'), ('"measured": "42"', '"measured": "43"')],
+)
+def test_a_planted_change_is_caught(saved, tmp_path, right, planted):
+    text = saved.read_text()
+    assert right in text
+    changed = tmp_path / saved.name
+    changed.write_text(text.replace(right, planted))
+    result = compare(changed)
+    assert result.returncode == 1 and "1 failed" in result.stdout, result.stdout
+
+
+def test_a_lost_output_is_caught(saved, tmp_path):
+    notebook = nbformat.read(saved, as_version=4)
+    notebook.cells[0].outputs = notebook.cells[0].outputs[:1]
+    changed = tmp_path / saved.name
+    nbformat.write(notebook, changed)
+    assert compare(changed).returncode == 1

