@@ -98,7 +98,10 @@ def pinned(*names: str) -> list:
 
 @contextlib.contextmanager
 def only_one_setup(path: str):
-    """Hold an exclusive lock on `path`; the system releases it when this process ends, however it ends."""
+    """Hold an exclusive lock on `path`; the system releases it when this process ends, however it ends.
+
+    pip inherits the lock, so that the next set-up waits for a pip that outlives its killed set-up.
+    """
     with open(path, "w") as file:
         if os.name == "nt":
             import msvcrt
@@ -107,6 +110,8 @@ def only_one_setup(path: str):
                 msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
         else:
             import fcntl
+
+            os.set_inheritable(file.fileno(), True)
 
             def take() -> None:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -163,6 +168,7 @@ def run_step(number: int, label: str, command: list, log: str, packages: int = 0
         command,
         cwd=ROOT,
         env=environment,
+        close_fds=False,  # pip inherits the lock
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -174,7 +180,7 @@ def run_step(number: int, label: str, command: list, log: str, packages: int = 0
         for line in process.stdout:
             file.write(line)
             lines.append(line)
-            if terminal and packages and line.startswith("Collecting "):
+            if terminal and packages and line.startswith(("Collecting ", "Processing ")):
                 seen += 1
                 print("\r\033[K{}  {} of {}".format(title, min(seen, packages), packages), end="", flush=True)
             elif terminal and line.startswith("Installing collected packages") and packages:

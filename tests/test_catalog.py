@@ -24,7 +24,7 @@ def test_a_near_miss_suggests_the_right_name():
 
 
 def test_a_name_like_nothing_lists_what_there_is():
-    with pytest.raises(KeyError, match="Known: deepseek-llm-7b-base,.*DeepSeek-R1-Distill-Llama-70B"):
+    with pytest.raises(KeyError, match=r"Known: deepseek-llm-7b-base,.*DeepSeek-R1-Distill-Llama-70B"):
         catalog.get("zzz")
 
 

@@ -6,6 +6,7 @@ a notebook with the mistake planted must be complained about.
 
 import ast
 import copy
+import itertools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -135,9 +136,7 @@ def images_are_local_and_have_alt_text(name: str, notebook: NotebookNode) -> lis
 
 @rule
 def figures_have_alt_text(name: str, notebook: NotebookNode) -> list[str]:
-    pictures = [
-        output for cell in code(notebook) for output in cell.outputs if "image/png" in output.get("data", {})
-    ]
+    pictures = [output for cell in code(notebook) for output in cell.outputs if "image/png" in output.get("data", {})]
     if not pictures:
         return ["has no figure"]
     alts = [output.metadata.get("image/png", {}).get("alt", "") for output in pictures]
@@ -233,7 +232,7 @@ def headings_step_down_one_level_at_a_time(name: str, notebook: NotebookNode) ->
     text = re.sub(r"```.*?```", "", "\n".join(prose(notebook)), flags=re.DOTALL)
     levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
     complaints = [] if levels.count(1) == 1 else [f"{levels.count(1)} headings of level 1"]
-    jumps = any(after > before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    jumps = any(after > before + 1 for before, after in itertools.pairwise(levels))
     return [*complaints, "a heading skips a level"] if jumps else complaints
 
 
@@ -309,9 +308,7 @@ def add_prose(text: str) -> Callable[[NotebookNode], None]:
 def add_code(source: str, *outputs: NotebookNode, **metadata: object) -> Callable[[NotebookNode], None]:
     def plant(notebook: NotebookNode) -> None:
         count = len(code(notebook)) + 1
-        notebook.cells.append(
-            new_code_cell(source, outputs=list(outputs), execution_count=count, metadata=metadata)
-        )
+        notebook.cells.append(new_code_cell(source, outputs=list(outputs), execution_count=count, metadata=metadata))
 
     return plant
 
@@ -407,7 +404,9 @@ def test_every_rule_has_a_planted_mistake():
 def test_sources_without_host_names_of_package_registries():
     """No file of the project names a package registry's host or a machine path of its authors."""
     hosts = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"))]
-    tracked = [path for path in Path(course.ROOT).rglob("*") if path.suffix in (".py", ".md", ".toml", ".yml", ".ipynb")]
+    tracked = [
+        path for path in Path(course.ROOT).rglob("*") if path.suffix in (".py", ".md", ".toml", ".yml", ".ipynb")
+    ]
     for path in tracked:
         if not any(part in (".venv", "build", ".git") for part in path.relative_to(course.ROOT).parts):
             text = path.read_text(encoding="utf-8")

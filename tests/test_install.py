@@ -20,9 +20,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DIRECT = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
-LOCK_LINES = [
-    line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")
-]
+LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 LOCK = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in LOCK_LINES}
 # Which pip adds by itself where torch's index offers it with CUDA, or on one system only.
 CUDA_PARTS = re.compile("nvidia-|cuda-|triton$")
@@ -230,6 +228,20 @@ with install.only_one_setup("build/install.lock"):
     assert other.communicate(timeout=30)[0] == "mine\n"
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows ties a lock to one process")
+def test_a_set_up_waits_for_a_step_that_outlives_its_killed_set_up(tree):
+    (tree / "build").mkdir()
+    step = "import os, time; os.kill(os.getppid(), 9); time.sleep(2); open('done', 'w')"
+    killed = f"""import sys, install
+with install.only_one_setup("build/install.lock"):
+    install.run_step(1, "x", [sys.executable, "-c", {step!r}], "build/install.log")"""
+    following = """import os, install
+with install.only_one_setup("build/install.lock"):
+    print(os.path.exists("done"))"""
+    assert run_python(tree, killed).returncode == -9
+    assert run_python(tree, following).stdout.splitlines()[-1] == "True"
+
+
 def test_the_lock_is_plain_and_has_no_address():
     names = [line.split("==")[0] for line in LOCK_LINES]
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in LOCK_LINES)
@@ -251,18 +263,14 @@ def test_the_lock_has_all_that_the_project_needs_and_nothing_else():
     while waiting:
         requirement, extra = waiting.pop()
         name = canonicalize_name(requirement.name)
-        if CUDA_PARTS.match(name) or (
-            requirement.marker and not requirement.marker.evaluate({"extra": extra})
-        ):
+        if CUDA_PARTS.match(name) or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
             continue
         for wanted in ("", *requirement.extras):
             if (name, wanted) not in needed:
                 needed.add((name, wanted))
                 waiting += [(Requirement(line), wanted) for line in metadata.requires(name) or []]
     names = {name for name, _ in needed}
-    if (
-        sys.platform == "linux"
-    ):  # elsewhere pip adds a few packages that only that system needs, or leaves some out
+    if sys.platform == "linux":  # elsewhere pip adds a few packages that only that system needs, or leaves some out
         assert names == set(LOCK) - {"pip"}
     for requirement in DIRECT:
         assert canonicalize_name(requirement.name) in names
@@ -287,9 +295,7 @@ def test_conda_installs_the_same_lock():
 
 def test_the_package_data_is_declared():
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    declared = {
-        file for pattern in setuptools["package-data"]["utils"] for file in (ROOT / "utils").glob(pattern)
-    }
+    declared = {file for pattern in setuptools["package-data"]["utils"] for file in (ROOT / "utils").glob(pattern)}
     data = {path for path in (ROOT / "utils" / "data").rglob("*") if path.is_file()}
     assert data and data <= declared
 

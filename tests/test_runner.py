@@ -32,7 +32,9 @@ Inline $a_i < \frac{1}{2}$ and
 
 $$\begin{aligned} a &= b \\ c &= d \end{aligned}$$
 
-and $\unknowncommand{x}$."""
+and $\unknowncommand{x}$. Next: [chapter 05](05_late.ipynb#part), [other](notes.ipynb).
+
+![The word good in green](images/good.svg)"""
 
 
 def write(folder: Path, name: str, *cells: str) -> Path:
@@ -61,12 +63,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory):
     """A course of which half the chapters fail, run once; returns its results by number, and its folders."""
     base = tmp_path_factory.mktemp("course with a space")
     notebooks, build = base / "notebooks", base / "build"
-    write(
-        notebooks, "00_good.ipynb", TEXT, "print(1)", SHOW, VERDICT, "import ipywidgets as w; w.IntSlider()"
-    )
-    write(
-        notebooks, "01_bad.ipynb", "# 01 · Bad", "def f():\n    return 1 / 0", "y = 2\n\nf()  # here\nz = 3"
-    )
+    (notebooks / "images").mkdir(parents=True)
+    (notebooks / "images" / "good.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"/>')
+    write(notebooks, "00_good.ipynb", TEXT, "print(1)", SHOW, VERDICT, "import ipywidgets as w; w.IntSlider()")
+    write(notebooks, "01_bad.ipynb", "# 01 · Bad", "def f():\n    return 1 / 0", "y = 2\n\nf()  # here\nz = 3")
     write(notebooks, "02_syntax.ipynb", "x = 1", "# text", "y = 2\nx = = 1")
     write(notebooks, "03_dead.ipynb", "# 03 · Dead", "import os", "os.kill(os.getpid(), 9)")
     write(notebooks, "04_slow.ipynb", "# 04 · Slow", "import time", "time.sleep(100)")
@@ -114,11 +114,12 @@ def test_verdicts_come_from_the_outputs(ran):
 
 def test_handout_has_alt_text_formulas_and_nothing_from_the_network(ran):
     page = BeautifulSoup((ran[2] / "handouts" / "00_good.html").read_text(encoding="utf-8"), "html.parser")
-    assert [image["alt"] for image in page.find_all("img")] == [ALT, "the other form"]
+    assert [image["alt"] for image in page.find_all("img")] == ["The word good in green", ALT, "the other form"]
     assert page.title.string == "00 · The good one"
     assert [formula["display"] for formula in page.find_all("math")] == ["inline", "block"]
     assert len(page.find_all("mtr")) == 2
     assert r"\unknowncommand{x}" in [code.string for code in page.find_all("code")]
+    assert [link["href"] for link in page.find_all("a")] == ["05_late.html#part", "notes.ipynb"]
     assert not page.find_all("script") and not page.find_all("link")
     for element in page.find_all(src=True):
         assert element["src"].startswith("data:")
@@ -322,9 +323,7 @@ except KeyboardInterrupt:
 
 def test_save_stores_outputs_with_ids_and_normalised_metadata(tmp_path):
     pieces = "import time\nfor i in range(3):\n    print(i, flush=True)\n    time.sleep(0.1)"
-    path = write(
-        tmp_path, "01_x.ipynb", "# 01 · Text", pieces, "import ipywidgets as w; w.IntSlider(3)", "6 * 7"
-    )
+    path = write(tmp_path, "01_x.ipynb", "# 01 · Text", pieces, "import ipywidgets as w; w.IntSlider(3)", "6 * 7")
     draft = json.loads(path.read_text())
     draft["metadata"] = {
         "kernelspec": {"name": "python3", "display_name": "mine"},
@@ -358,9 +357,7 @@ def test_save_stores_outputs_with_ids_and_normalised_metadata(tmp_path):
 def test_save_refuses_a_failing_notebook_and_writes_nothing(tmp_path):
     path = write(tmp_path, "01_x.ipynb", "print(1)", "1 / 0", "print(2)")
     before = path.read_bytes()
-    with pytest.raises(
-        runner.NotebookFailed, match=r"01_x\.ipynb is not saved: cell failed, cell 2 .*: 1 / 0"
-    ):
+    with pytest.raises(runner.NotebookFailed, match=r"01_x\.ipynb is not saved: cell failed, cell 2 .*: 1 / 0"):
         runner.save(path, console=quiet())
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 

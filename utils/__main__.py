@@ -15,9 +15,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run chapters, write handouts and report to build/")
     run.add_argument("--only", metavar="05,07", help="chapters to run, separated by commas (default: all)")
-    run.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="notebooks at the same time (default: 1)"
-    )
+    run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at the same time (default: 1)")
     run.add_argument("--record", action="store_true", help="keep seconds and memory for the course map")
 
     save = commands.add_parser("save", help="run chapters and store them with their outputs")
@@ -31,16 +29,10 @@ def _parser() -> argparse.ArgumentParser:
 
     params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model")
     params.add_argument("model", help='for example DeepSeek-V3; "list" names all')
-    params.add_argument(
-        "--context", type=int, default=4096, metavar="TOKENS", help="context length (default: 4096)"
-    )
+    params.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="context length (default: 4096)")
     params.add_argument("--batch", type=int, default=1, help="sequences in the KV cache (default: 1)")
-    params.add_argument(
-        "--dtype", default="bfloat16", help="number format of the weights (default: bfloat16)"
-    )
-    params.add_argument(
-        "--cache-dtype", default="bfloat16", help="number format of the cache (default: bfloat16)"
-    )
+    params.add_argument("--dtype", default="bfloat16", help="number format of the weights (default: bfloat16)")
+    params.add_argument("--cache-dtype", default="bfloat16", help="number format of the cache (default: bfloat16)")
     params.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     commands.add_parser("prepare", help="fetch and cache the language model")
@@ -80,9 +72,7 @@ def _params(arguments: argparse.Namespace) -> int:
         print("\n".join(model.name for model in catalog.models()))
         return 0
     model = catalog.get(arguments.model)
-    summary = _summary(
-        model.config, arguments.context, arguments.batch, arguments.dtype, arguments.cache_dtype
-    )
+    summary = _summary(model.config, arguments.context, arguments.batch, arguments.dtype, arguments.cache_dtype)
     if arguments.json:
         print(json.dumps({"model": model.name, **{key.strip(): value for key, value in summary.items()}}, indent=1))
         return 0

@@ -64,9 +64,7 @@ def _decoding() -> tuple[str, measure.Ratio]:
             use_cache=use_cache,
         )
 
-    return "24 new tokens: without / with KV cache", measure.paired_ratio(
-        generate(False), generate(True), pairs=5
-    )
+    return "24 new tokens: without / with KV cache", measure.paired_ratio(generate(False), generate(True), pairs=5)
 
 
 def run() -> int:

@@ -72,7 +72,7 @@ def claim(claim_id: str) -> Claim:
     try:
         return ledger()[claim_id]
     except KeyError:
-        first, last = list(ledger())[0], list(ledger())[-1]
+        first, last = next(iter(ledger())), list(ledger())[-1]
         raise ClaimError(f"no claim {claim_id!r}: the ledger runs from {first} to {last}") from None
 
 
@@ -112,9 +112,7 @@ def _current_cell() -> str:
     shell = get_ipython()
     if shell is None:
         return "outside a notebook"
-    metadata = (getattr(shell.kernel, "get_parent", dict)() if hasattr(shell, "kernel") else {}).get(
-        "metadata", {}
-    )
+    metadata = (getattr(shell.kernel, "get_parent", dict)() if hasattr(shell, "kernel") else {}).get("metadata", {})
     return metadata.get("cellId") or shell.user_ns["In"][-1]
 
 
@@ -125,9 +123,7 @@ def _card_text(found: Verdict) -> str:
 
 
 def _card_html(found: Verdict) -> str:
-    sign, colour = {"refuted": ("✘", "#D55E00"), "holds": ("✔", "#009E73")}.get(
-        found.verdict, ("◐", "#0072B2")
-    )
+    sign, colour = {"refuted": ("✘", "#D55E00"), "holds": ("✔", "#009E73")}.get(found.verdict, ("◐", "#0072B2"))
     escaped = {key: html.escape(value) for key, value in asdict(found).items()}
     return (
         f'<div style="border:1px solid {colour};border-left:8px solid {colour};border-radius:4px;'
@@ -147,11 +143,7 @@ def saved_verdicts(notebook: Path) -> list[Verdict]:
     """
     cells: list[dict[str, Any]] = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
-    return [
-        Verdict(**output["data"][VERDICT_MIME])
-        for output in outputs
-        if VERDICT_MIME in output.get("data", {})
-    ]
+    return [Verdict(**output["data"][VERDICT_MIME]) for output in outputs if VERDICT_MIME in output.get("data", {})]
 
 
 def scoreboard(verdicts: list[Verdict]) -> str:

@@ -107,11 +107,7 @@ def _runs_in(chapter: Chapter) -> str:
 
 
 def _memory(chapter: Chapter) -> str:
-    return (
-        "not yet measured"
-        if chapter.peak_mb is None
-        else f"{_rounded_up(chapter.peak_mb, 100) / 1000:.1f} GB"
-    )
+    return "not yet measured" if chapter.peak_mb is None else f"{_rounded_up(chapter.peak_mb, 100) / 1000:.1f} GB"
 
 
 def _rounded_up(value: float, step: int) -> int:
@@ -201,9 +197,7 @@ def _describe(path: Path, notebook: NotebookNode, known: dict[str, Any]) -> dict
     }
 
 
-def _refresh_cell(
-    cell: NotebookNode, chapter: Chapter, following: Chapter | None, data: dict[str, Any]
-) -> None:
+def _refresh_cell(cell: NotebookNode, chapter: Chapter, following: Chapter | None, data: dict[str, Any]) -> None:
     if "bootstrap" in cell.metadata.get("tags", []):
         cell.source = bootstrap(data["repository"], data["tag"])
     if cell.cell_type != "markdown":
@@ -226,8 +220,8 @@ def _refresh_cell(
 def _fill(text: str, parts: dict[str, str]) -> str:
     """Put each part between its markers `<!-- name -->` and `<!-- /name -->`."""
     for name, part in parts.items():
-        pattern = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
-        text = pattern.sub(lambda match, part=part: match[1] + "\n" + part + "\n" + match[2], text)
+        pattern = re.compile(rf"(<!-- {name} -->).*?(<!-- /{name} -->)", re.DOTALL)
+        text = pattern.sub(lambda match, part=part: f"{match[1]}\n\n{part}\n\n{match[2]}", text)
     return text
 
 

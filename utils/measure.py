@@ -39,9 +39,7 @@ class Ratio:
         return f"{self.median:.2f}x (quartiles {self.low:.2f} to {self.high:.2f}, {self.pairs} pairs)"
 
 
-def paired_ratio(
-    first: Callable[[], Any], second: Callable[[], Any], pairs: int = 7, warmup: int = 1
-) -> Ratio:
+def paired_ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 7, warmup: int = 1) -> Ratio:
     """Time `first` against `second` in alternating order; ratios above 1 mean that `second` is faster.
 
     Raises:
@@ -221,9 +219,7 @@ def perplexity(model: Any, tokenizer: Any, text: str, window: int = 512, stride:
         with torch.no_grad():
             logits = model(input_ids=ids[:, start:end]).logits.float()  # (1, end - start, vocabulary)
         fresh = end - max(done, start + 1)  # tokens that no earlier window has scored
-        loss = torch.nn.functional.cross_entropy(
-            logits[0, -fresh - 1 : -1], ids[0, end - fresh : end], reduction="sum"
-        )
+        loss = torch.nn.functional.cross_entropy(logits[0, -fresh - 1 : -1], ids[0, end - fresh : end], reduction="sum")
         total, scored, done = total + float(loss), scored + fresh, end
         if end == length:
             break

@@ -95,7 +95,7 @@ def load_language_model(precision: str = "float32", attention: str = "sdpa") -> 
     model.generation_config = GenerationConfig(
         bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad
     )
-    return model.to(best_device()).eval()
+    return model.to(best_device())
 
 
 def load_tokenizer() -> PreTrainedTokenizerBase:

@@ -77,14 +77,10 @@ def show(figure: Figure, alt: str) -> None:
     figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
     picture = base64.b64encode(buffer.getvalue()).decode()
-    display(
-        {"image/png": picture, "text/plain": f"Figure: {alt}"}, metadata={"image/png": {"alt": alt}}, raw=True
-    )
+    display({"image/png": picture, "text/plain": f"Figure: {alt}"}, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def heatmap(
-    axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], title: str, colour_label: str
-) -> str:
+def heatmap(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], title: str, colour_label: str) -> str:
     """Draw a labelled heatmap and return its text equivalent, one line a row.
 
     Args:

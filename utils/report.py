@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -50,7 +51,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown to HTML with formulas as MathML, which browsers show without a script."""
+    """Markdown to HTML: formulas are MathML, which needs no script; links to chapters go to their handouts."""
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb\b", r"\1.html", url), title)
 
     def inline_math(self, body: str) -> str:
         return _formula(body, "inline")

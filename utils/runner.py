@@ -65,9 +65,7 @@ class Failure:
     error: str
 
     def __str__(self) -> str:
-        place = f"cell {self.cell} (code cell {self.code_cell})" + (
-            f", line {self.line}" if self.line else ""
-        )
+        place = f"cell {self.cell} (code cell {self.code_cell})" + (f", line {self.line}" if self.line else "")
         return f"{place}: {self.source}\n{self.error}"
 
 
@@ -128,9 +126,7 @@ class _Chapter:
 
     @property
     def title(self) -> str:
-        headings = re.findall(
-            r"^# +(?:\d\d · )?(.+)$", "\n".join(c.source for c in self.notebook.cells), re.M
-        )
+        headings = re.findall(r"^# +(?:\d\d · )?(.+)$", "\n".join(c.source for c in self.notebook.cells), re.M)
         return headings[0].strip() if headings else self.path.stem
 
     def seconds_left(self) -> float | None:
@@ -165,7 +161,7 @@ def run_course(only: str | None = None, jobs: int = 1) -> int:
     for result in results:
         if result.failure:
             console.print(f"\nchapter {result.number}: {result.status}", style="bold red", highlight=False)
-            console.print(f"{result.notebook}, {result.failure}", markup=False, highlight=False)
+            console.print(f"{result.notebook}, {result.failure}", markup=False, highlight=False, soft_wrap=True)
     console.print(_table(results))
     console.print("Handouts: build/handouts/  Report: build/report.html", highlight=False)
     return 0 if all(result.ok for result in results) else 1
@@ -211,9 +207,7 @@ def run(
     return results
 
 
-def save(
-    notebook: Path, *, cell_timeout: float = CELL_TIMEOUT, console: Console | None = None
-) -> ChapterResult:
+def save(notebook: Path, *, cell_timeout: float = CELL_TIMEOUT, console: Console | None = None) -> ChapterResult:
     """Execute a notebook in a fresh kernel and store it in place, with its outputs and normalised metadata.
 
     Raises:
@@ -389,9 +383,7 @@ async def _execute(chapter: _Chapter, cell_timeout: float, display: "_Display") 
     outputs = [output for cell in chapter.notebook.cells for output in cell.get("outputs", [])]
     verdicts = [output.data[VERDICT_MIME] for output in outputs if VERDICT_MIME in output.get("data", {})]
     name = chapter.path.name
-    return ChapterResult(
-        chapter.number, chapter.title, name, status, seconds, meter.peak / 1e6, verdicts, failure
-    )
+    return ChapterResult(chapter.number, chapter.title, name, status, seconds, meter.peak / 1e6, verdicts, failure)
 
 
 async def _stop_at_once(client: NotebookClient, execution: Coroutine[Any, Any, Any]) -> None:
@@ -504,11 +496,7 @@ class _TimeLeft(ProgressColumn):
     def render(self, task: Task) -> Text:
         left = task.fields["left"]()
         return Text(
-            ""
-            if left is None
-            else f"about {left / 60:.0f} min left"
-            if left > 90
-            else f"about {left:.0f} s left"
+            "" if left is None else f"about {left / 60:.0f} min left" if left > 90 else f"about {left:.0f} s left"
         )
 
 

@@ -189,11 +189,7 @@ def _advice(given: _Given, exercise: Exercise) -> str:
     if isinstance(right, numbers.Number) != isinstance(given.value, numbers.Number):
         wanted = "a number" if isinstance(right, numbers.Number) else f"a {type(right).__name__}"
         return f"Expected {wanted}, got {_short(given.value)}, a {type(given.value).__name__}."
-    if (
-        isinstance(right, numbers.Real)
-        and not isinstance(right, bool)
-        and isinstance(given.value, numbers.Real)
-    ):
+    if isinstance(right, numbers.Real) and not isinstance(right, bool) and isinstance(given.value, numbers.Real):
         side = "too high" if given.value > right else "too low"
         return f"{_short(given.value)} is {side}. {exercise.hints[0]}"
     return f"{_short(given.value)} is not it. {exercise.hints[0]}"

@@ -74,13 +74,9 @@ EXERCISES = (
                 257 * _EXPERT,
                 "Those are all the experts of the layer. A token uses 8 routed ones and the shared.",
             ),
-            Mistake(
-                256 * _EXPERT, "Those are all the routed experts. A token uses 8 of them, and the shared one."
-            ),
+            Mistake(256 * _EXPERT, "Those are all the routed experts. A token uses 8 of them, and the shared one."),
             Mistake(9 * 2 * 7168 * 2048, "An expert is a SwiGLU with three matrices, not two."),
-            Mistake(
-                9 * 3 * 7168 * 18432, "18,432 is the width of the dense layers. An expert is 2,048 wide."
-            ),
+            Mistake(9 * 3 * 7168 * 18432, "18,432 is the width of the dense layers. An expert is 2,048 wide."),
         ),
     ),
     Exercise(
@@ -107,9 +103,7 @@ EXERCISES = (
                 "Those are the expanded keys and values of 128 heads. MLA stores the small latent instead.",
             ),
             Mistake(61 * (512 + 64) * 131_072, "Those are numbers, not bytes. A BF16 number takes 2 bytes."),
-            Mistake(
-                61 * (512 + 64) * 2, "Those are the bytes of one token. The question has 131,072 of them."
-            ),
+            Mistake(61 * (512 + 64) * 2, "Those are the bytes of one token. The question has 131,072 of them."),
         ),
     ),
     Exercise(
@@ -127,14 +121,10 @@ EXERCISES = (
         ),
         after="Three times the width that the article gives. Size grows with the square of the width.",
         mistakes=(
-            Mistake(
-                3072, "3072 is the article's own number; it gives 2.7 billion. Solve for the width instead."
-            ),
+            Mistake(3072, "3072 is the article's own number; it gives 2.7 billion. Solve for the width instead."),
             Mistake(9216, "Near: 9216 is the next multiple above. The one below comes closer to 24 billion."),
             Mistake(9129, "That is the exact width, rounded. The question asks for a multiple of 128."),
-            Mistake(
-                (24e9 / (12 * 24)) ** 0.5, "That is the exact width. The question asks for a multiple of 128."
-            ),
+            Mistake((24e9 / (12 * 24)) ** 0.5, "That is the exact width. The question asks for a multiple of 128."),
             Mistake(6528, "Did you count the layers twice? The formula is 12 · layers · h², with 24 layers."),
         ),
     ),

@@ -1,0 +1,221 @@
+"""Configurations read for arithmetic: which integers define a shape, and whether they fit together.
+
+`utils.architecture` computes with what `read` returns. A dict is completed by the transformers class of its
+`model_type`, so that both see the same defaults.
+"""
+
+import operator
+from types import SimpleNamespace
+from typing import Any
+
+Shape = SimpleNamespace
+"""The fields of a configuration under the names of transformers, as `read` returns them."""
+
+GQA = ("llama", "qwen2", "deepseek")
+MLA = ("deepseek_v2", "deepseek_v3", "deepseek_v32")
+MTP = ("deepseek_v3", "deepseek_v32", "deepseek_v4")  # the families whose routers have a bias, too
+_MLP_BIAS = ("llama", "deepseek_v2", "deepseek_v4")  # V3.2's class has the field without using it
+FULL, WINDOW = "full_attention", "sliding_attention"  # kinds of attention, as transformers spells them
+CSA, HCA = "compressed_sparse_attention", "heavily_compressed_attention"
+
+_BODY = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads")
+_EXPERTS = ("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok")
+_MOE = ("intermediate_size", *_EXPERTS, "n_shared_experts", "first_k_dense_replace")
+_LATENT = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+_INDEXER = ("index_n_heads", "index_head_dim", "index_topk")
+_V4 = ("head_dim", "q_lora_rank", "sliding_window", "hc_mult", "o_groups", "o_lora_rank", *_INDEXER)
+
+REQUIRED = {  # integers that define the shape: a dict must give them
+    "llama": (*_BODY, "intermediate_size"),
+    "qwen2": (*_BODY, "intermediate_size", "num_key_value_heads"),
+    "deepseek": (*_BODY, *_MOE),
+    "deepseek_v2": (*_BODY, *_MOE, *_LATENT),
+    "deepseek_v3": (*_BODY, *_MOE, *_LATENT),
+    "deepseek_v32": (*_BODY, *_MOE, *_LATENT, *_INDEXER),
+    "deepseek_v4": (*_BODY, *_EXPERTS, *_V4),
+}
+_OPTIONAL = {  # integers that may be absent or null
+    "llama": ("num_key_value_heads", "head_dim"),
+    "qwen2": ("head_dim", "sliding_window"),
+    "deepseek": ("num_key_value_heads", "moe_layer_freq"),
+    "deepseek_v2": ("num_key_value_heads", "n_group", "topk_group"),
+    "deepseek_v3": ("num_key_value_heads", "n_group", "topk_group", "num_nextn_predict_layers"),
+    "deepseek_v32": ("num_key_value_heads", "n_group", "topk_group", "num_nextn_predict_layers"),
+    "deepseek_v4": ("num_nextn_predict_layers", "qk_rope_head_dim"),
+}
+_MAY_BE_NULL = ("q_lora_rank", *sorted(set().union(*_OPTIONAL.values())))  # where the class allows it
+_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers")
+_SWITCHES = {"tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False}
+_KINDS = {  # what a list with one entry per layer may hold
+    ("qwen2", "layer_types"): (FULL, WINDOW),
+    ("deepseek_v32", "mlp_layer_types"): ("dense", "sparse"),
+    ("deepseek_v4", "layer_types"): (WINDOW, CSA, HCA),
+    ("deepseek_v4", "mlp_layer_types"): ("moe", "hash_moe"),
+}
+_COMPRESS_RATIOS = (0, 4, 128)  # window, CSA, HCA, as the published V4 configurations spell them
+_NOT_READ = ("model_type", "rope_scaling", "rope_parameters", "quantization_config")
+
+
+def read(config: Any) -> Shape:
+    """The fields of a configuration, completed and checked.
+
+    Args:
+        config: a transformers configuration, or a dict with `model_type`. A dict must give every integer that
+            defines the shape (`REQUIRED`); the rest has the defaults of the transformers class.
+
+    Raises:
+        ValueError: a field is missing, malformed or contradicts another. The message names the field, its
+            value and what is allowed.
+    """
+    is_dict = isinstance(config, dict)
+    model_type = config.get("model_type") if is_dict else getattr(config, "model_type", None)
+    if not isinstance(model_type, str) or model_type not in REQUIRED:
+        raise ValueError(f"model_type = {model_type!r}: must be one of {', '.join(REQUIRED)}")
+    fields = _fields_of_dict(model_type, config) if is_dict else vars(config)
+    c = SimpleNamespace(**_SWITCHES | fields | {"model_type": model_type})
+    for name in (*REQUIRED[model_type], *_OPTIONAL[model_type]):
+        setattr(c, name, _field(name, getattr(c, name, None)))
+    c.mlp_bias = c.mlp_bias and model_type in _MLP_BIAS
+    c.num_nextn_predict_layers = (c.num_nextn_predict_layers or 0) if model_type in MTP else 0
+    _check_layers(c)
+    _check_attention(c)
+    if model_type not in ("llama", "qwen2"):
+        _check_experts(c)
+    return c
+
+
+def _fields_of_dict(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What the transformers class makes of a dict, once the dict is known to give the whole shape."""
+    aliases = {}
+    if model_type != "deepseek":  # DeepSeekMoE-16B has no class in transformers
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import CONFIG_MAPPING  # both here, since they take seconds to import
+
+        aliases = {**CONFIG_MAPPING[model_type].attribute_map, "num_experts": "n_routed_experts"}
+    c = SimpleNamespace(**_SWITCHES | {"head_dim": None} | given)
+    for name in (*REQUIRED[model_type], *_OPTIONAL[model_type]):
+        found = [key for key in given if name in (key, aliases.get(key))]
+        listed = name == "first_k_dense_replace" and _lists_dense_layers(c)
+        if not found and name in REQUIRED[model_type] and not listed:
+            needed = ", ".join(REQUIRED[model_type])
+            raise ValueError(f"{name} is missing: a {model_type} configuration must give {needed}")
+        for key in found:
+            _field(name, given[key], spelling=key)
+    for name in _SWITCHES:
+        _need(c, name, isinstance(getattr(c, name), bool), "must be true or false")
+    _check_widths(c)
+    if model_type == "deepseek":
+        return given
+    ratios = given.get("compress_ratios") or []
+    if not isinstance(ratios, list | tuple) or not all(ratio in _COMPRESS_RATIOS for ratio in ratios):
+        raise ValueError(f"compress_ratios = {ratios!r}: must be a list of {_COMPRESS_RATIOS}")
+    if given.get("num_hash_layers") is not None:
+        whole_number("num_hash_layers", given["num_hash_layers"], 0)
+    try:
+        return vars(CONFIG_MAPPING[model_type](**{key: given[key] for key in given if key not in _NOT_READ}))
+    except (StrictDataclassError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
+        raise ValueError(f"transformers refuses this {model_type} configuration: {reason}") from error
+
+
+def _lists_dense_layers(c: Shape) -> bool:
+    """V3.2 may name the kind of each layer instead of counting the dense ones."""
+    return c.model_type == "deepseek_v32" and getattr(c, "mlp_layer_types", None) is not None
+
+
+def _check_widths(c: Shape) -> None:
+    """What can be said before the transformers class has completed a dict."""
+    if c.model_type in ("llama", "deepseek", "deepseek_v2") or (c.model_type == "qwen2" and not c.head_dim):
+        allowed = f"must be a multiple of num_attention_heads = {c.num_attention_heads}"
+        _need(c, "hidden_size", c.hidden_size % c.num_attention_heads == 0, allowed)
+    if c.model_type in GQA:
+        c.head_dim = c.head_dim or c.hidden_size // c.num_attention_heads
+        _check_rotary(c, "head_dim")
+    if "first_k_dense_replace" in REQUIRED[c.model_type] and not _lists_dense_layers(c):
+        allowed = f"must be at most num_hidden_layers = {c.num_hidden_layers}"
+        _need(c, "first_k_dense_replace", c.first_k_dense_replace <= c.num_hidden_layers, allowed)
+
+
+def _check_layers(c: Shape) -> None:
+    """Lists cover every layer with kinds that exist; entries past the last layer are dropped."""
+    for (model_type, name), kinds in _KINDS.items():
+        if c.model_type == model_type:
+            setattr(c, name, list(getattr(c, name))[: c.num_hidden_layers])
+            complete = len(getattr(c, name)) == c.num_hidden_layers
+            _need(c, name, complete, f"must have num_hidden_layers = {c.num_hidden_layers} entries")
+            _need(c, name, set(getattr(c, name)) <= set(kinds), f"entries must be of {kinds}")
+    if c.model_type == "deepseek_v4":
+        for kind in sorted({CSA, HCA} & set(c.layer_types)):
+            whole_number(f"compress_rates[{kind!r}]", c.compress_rates.get(kind), 1)
+
+
+def _check_attention(c: Shape) -> None:
+    """Heads, groups and rotary dimensions fit together."""
+    heads = c.num_attention_heads
+    c.head_dim = getattr(c, "head_dim", None)
+    _check_widths(c)
+    if c.model_type not in GQA:
+        _check_rotary(c, "qk_rope_head_dim")
+    if c.model_type != "deepseek_v4":
+        c.num_key_value_heads = c.num_key_value_heads or heads
+        # MLA never reads it, and its classes keep their default of 128 beside fewer heads
+        unread = c.model_type in MLA and c.num_key_value_heads > heads
+        fits = unread or heads % c.num_key_value_heads == 0
+        _need(c, "num_key_value_heads", fits, f"must divide num_attention_heads = {heads}")
+    else:
+        width = heads * c.head_dim
+        _need(c, "o_groups", width % c.o_groups == 0, f"must divide the width of all heads, {width}")
+        fits = c.qk_rope_head_dim <= c.head_dim
+        _need(c, "qk_rope_head_dim", fits, f"must be at most head_dim = {c.head_dim}")
+    if c.model_type == "deepseek_v32" or (c.model_type == "deepseek_v4" and CSA in c.layer_types):
+        fits = c.index_head_dim >= c.qk_rope_head_dim
+        _need(c, "index_head_dim", fits, f"must be at least qk_rope_head_dim = {c.qk_rope_head_dim}")
+
+
+def _check_rotary(c: Shape, name: str) -> None:
+    size = getattr(c, name)
+    _need(c, name, size > 0 and size % 2 == 0, "must be positive and even: RoPE rotates pairs")
+
+
+def _check_experts(c: Shape) -> None:
+    """A token can choose its experts, and the groups to choose them from."""
+    experts = c.n_routed_experts
+    allowed = f"must be at most n_routed_experts = {experts}"
+    _need(c, "num_experts_per_tok", c.num_experts_per_tok <= experts, allowed)
+    chooses_groups = c.model_type in ("deepseek_v3", "deepseek_v32")
+    if c.model_type == "deepseek_v2":
+        chooses_groups = c.n_group is not None or c.topk_method == "group_limited_greedy"
+    if chooses_groups:
+        whole_number("n_group", c.n_group, 1)
+        whole_number("topk_group", c.topk_group, 1)
+        _need(c, "n_group", experts % c.n_group == 0, f"must divide n_routed_experts = {experts}")
+        enough = c.model_type == "deepseek_v2" or experts // c.n_group > 1  # V3 ranks a group by its best two
+        _need(c, "n_group", enough, f"must leave two of n_routed_experts = {experts} in each group")
+        _need(c, "topk_group", c.topk_group <= c.n_group, f"must be at most n_group = {c.n_group}")
+
+
+def _field(name: str, value: Any, spelling: str | None = None) -> int | None:
+    """The value of an integer field; `spelling` is its key in a dict, where that differs from the name."""
+    if value is None and name in _MAY_BE_NULL:
+        return None
+    return whole_number(spelling or name, value, 0 if name in _MAY_BE_ZERO else 1)
+
+
+def whole_number(name: str, value: Any, minimum: int) -> int:
+    """`value` as an int.
+
+    Raises:
+        ValueError: it is no integer (True and 2.0 are none) or below the minimum; the message calls it `name`.
+    """
+    try:
+        number = minimum - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = minimum - 1
+    if number < minimum:
+        raise ValueError(f"{name} = {value!r}: must be an integer of at least {minimum}")
+    return number
+
+
+def _need(c: Shape, name: str, holds: bool, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} = {getattr(c, name)!r}: {allowed}")
