@@ -29,7 +29,7 @@ course: setup
 	@"$(COURSE_PYTHON)" -m utils run $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs "$(JOBS)")
 
 test: setup
-	@"$(COURSE_PYTHON)" -m utils test
+	@"$(COURSE_PYTHON)" -m pytest
 
 lab: setup
 	@"$(COURSE_PYTHON)" -m jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \

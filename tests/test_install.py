@@ -326,7 +326,7 @@ def test_make_without_any_python_is_one_clear_line(tree):
     [
         (["course"], '".venv/bin/python" -m utils run'),
         (["course", "ONLY=05,07", "JOBS=2"], '".venv/bin/python" -m utils run --only "05,07" --jobs "2"'),
-        (["test"], '".venv/bin/python" -m utils test'),
+        (["test"], '".venv/bin/python" -m pytest'),
         (["bench"], '".venv/bin/python" -m utils bench'),
         (["lab"], "--ServerApp.ip=127.0.0.1"),
     ],

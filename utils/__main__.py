@@ -90,6 +90,7 @@ def _save(chapters: list[str]) -> int:
     for number in chapters:
         if number not in known:
             raise course.CourseError(f"no chapter {number!r}; there are {', '.join(known)}")
+    course.refresh()  # chapter 00 shows the map of all chapters
     for number in chapters:
         runner.save(known[number])
         print(f"saved {known[number].name}")

@@ -88,18 +88,20 @@ def bootstrap(repository: str, tag: str) -> str:
     return BOOTSTRAP.format(packages=COLAB_PACKAGES, repository=repository, tag=tag)
 
 
-def course_map(links: str = "") -> str:
+def course_map(links: str = "", *, measured: bool = True) -> str:
     """The chapters as a Markdown table: chapter, question, minutes to read and to practise, seconds, memory.
 
     Args:
         links: folder to put before each notebook's name in its link ("" inside the notebooks folder).
+        measured: with the columns of the recorded run, which differ from machine to machine.
     """
-    rows = ["| chapter | the question | read | exercises | runs in | memory |", "|---|---|---|---|---|---|"]
+    rows = [["chapter", "the question", "read", "exercises", "runs in", "memory"]]
     for chapter in chapters():
         name = f"[{chapter.number} · {chapter.title}]({links}{chapter.file})"
-        times = f"{chapter.read_minutes} min | {chapter.exercise_minutes} min | {_runs_in(chapter)}"
-        rows.append(f"| {name} | {chapter.question} | {times} | {_memory(chapter)} |")
-    return "\n".join(rows)
+        times = [f"{chapter.read_minutes} min", f"{chapter.exercise_minutes} min"]
+        rows.append([name, chapter.question, *times, _runs_in(chapter), _memory(chapter)])
+    rows.insert(1, ["---"] * 6)
+    return "\n".join(f"| {' | '.join(row if measured else row[:4])} |" for row in rows)
 
 
 def _runs_in(chapter: Chapter) -> str:
