@@ -8,6 +8,8 @@ import ast
 import copy
 import itertools
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,6 +163,14 @@ def outputs_are_clean(name: str, notebook: NotebookNode) -> list[str]:
         if IGNORED not in tags(cell) and re.search(r"\d (ms|µs|seconds?|it/s|tok(ens)?/s)\b", text):
             complaints.append(f"{where}: a raw timing")
     return complaints
+
+
+@rule
+def no_check_came_out_false(name: str, notebook: NotebookNode) -> list[str]:
+    """A cell that compares with the library prints 'equal: True', 'agrees: True' or the like."""
+    failed = re.compile(r"\b(equal|agrees?|unchanged|identical|exact|same)\b[^\n]{0,20}: False\b")
+    return [f"cell {cell.source[:40]!r}: {failed.search(printed(cell))[0]}" for cell in code(notebook)
+            if failed.search(printed(cell))]  # fmt: skip
 
 
 @rule
@@ -373,6 +383,7 @@ PLANTED = [
     (outputs_are_clean, add_code("1", says(" 50%|█████     | 5/10"))),
     (outputs_are_clean, add_code("1", says("took 3.2 seconds"))),
     (outputs_are_clean, add_code("1", new_output("error", ename="E", evalue="e", traceback=["E: e"]))),
+    (no_check_came_out_false, add_code("1", says("4 and 5; equal: False"))),
     (it_is_saved_from_one_run, run_out_of_order),
     (few_outputs_are_ignored_and_each_has_a_reason, add_code("1", tags=[IGNORED])),
     (few_outputs_are_ignored_and_each_has_a_reason, add_code("# NBVAL_IGNORE_OUTPUT")),
@@ -411,3 +422,9 @@ def test_sources_without_host_names_of_package_registries():
         if not any(part in (".venv", "build", ".git") for part in path.relative_to(course.ROOT).parts):
             text = path.read_text(encoding="utf-8")
             assert not any(host in text for host in hosts), path
+
+
+@pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
+def test_ruff_has_no_complaint(command: list[str]):
+    result = subprocess.run([sys.executable, "-m", "ruff", *command, course.ROOT], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout

@@ -92,9 +92,7 @@ def load_language_model(precision: str = "float32", attention: str = "sdpa") -> 
     theirs = model.generation_config
     end = theirs.eos_token_id
     pad = theirs.pad_token_id if theirs.pad_token_id is not None else end[0] if isinstance(end, list) else end
-    model.generation_config = GenerationConfig(
-        bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad
-    )
+    model.generation_config = GenerationConfig(bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad)
     return model.to(best_device())
 
 
@@ -158,9 +156,7 @@ def _load(auto_class: type, **options: object) -> PreTrainedModel | PreTrainedTo
     folder = _model_folder()
     try:
         with _no_progress_bars():
-            return auto_class.from_pretrained(
-                folder, local_files_only=True, trust_remote_code=False, **options
-            )
+            return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
     except (OSError, ValueError, SafetensorError) as error:
         raise ModelUnavailable(f"transformers cannot load the model in {folder}: {error}") from error
 
