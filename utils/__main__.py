@@ -1,4 +1,4 @@
-"""What the shell can do: `python -m utils run | save | refresh | publish | params | prepare | bench`."""
+"""What the shell can do: `python -m utils run | save | refresh | publish | params | prepare | pretrain | bench`."""
 
 import argparse
 import json
@@ -6,6 +6,15 @@ import sys
 from pathlib import Path
 
 from utils import __version__
+
+PRETRAIN = {
+    "steps": (int, "optimizer steps"),
+    "batch": (int, "windows a step, over all processes"),
+    "window": (int, "tokens a window"),
+    "learning_rate": (float, "the peak"),
+    "warmup": (int, "steps until the peak"),
+    "seed": (int, "of weights and batches"),
+}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -36,6 +45,12 @@ def _parser() -> argparse.ArgumentParser:
     params.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     commands.add_parser("prepare", help="fetch and cache the language model")
+    pretrain = commands.add_parser("pretrain", help="train the mini DeepSeek on Python's own source")
+    pretrain.add_argument("--model", default="mini", choices=("mini", "dense"), help="default: mini")
+    pretrain.add_argument("--folder", type=Path, help="where the run is kept (default: build/pretrain/MODEL)")
+    for field, (kind, text) in PRETRAIN.items():
+        pretrain.add_argument(f"--{field.replace('_', '-')}", type=kind, metavar="N", help=text)
+
     commands.add_parser("bench", help="measure and print side-by-side ratios")
     return parser
 
@@ -115,6 +130,16 @@ def _run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def _pretrain(arguments: argparse.Namespace) -> int:
+    from utils import course, pretrain
+
+    numbers = {field: getattr(arguments, field) for field in PRETRAIN if getattr(arguments, field) is not None}
+    folder = arguments.folder or course.ROOT / "build" / "pretrain" / arguments.model
+    finished = pretrain.train(arguments.model, pretrain.Recipe(**numbers), folder)
+    print(f"The {arguments.model} model is in {finished}")
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns its exit code. A foreseen error ends in one clear line and code 2."""
     arguments = _parser().parse_args(argv)
@@ -138,6 +163,8 @@ def main(argv: list[str] | None = None) -> int:
 
                 print(f"The language model is ready in {Path(models.prepare())}")
                 return 0
+            case "pretrain":
+                return _pretrain(arguments)
             case "bench":
                 from utils import bench
 

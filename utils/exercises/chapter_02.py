@@ -1,0 +1,156 @@
+"""Exercises of chapter 02: RMSNorm, RoPE, the latent cache, V3's router and the gain of a draft."""
+
+from utils.exercises import Exercise, Mistake
+
+_CHOOSE = """\
+def choose(scores, bias, groups, keep, k, by_sum_of=2, open_only=True):
+    wanted = [s + b for s, b in zip(scores, bias)]
+    size = len(wanted) // groups
+
+    def worth(group):
+        return sum(sorted(wanted[group * size : (group + 1) * size])[-by_sum_of:])
+
+    kept = sorted(range(groups), key=worth)[-keep:] if open_only else range(groups)
+    experts = [e for e in range(len(wanted)) if e // size in kept]
+    return sorted(sorted(experts, key=lambda e: wanted[e])[-k:])
+"""
+_names: dict = {}
+exec(_CHOOSE, _names)  # the solution is shown as text; the mistakes are variations of the same code
+_choose = _names["choose"]
+
+EXERCISES = (
+    Exercise(
+        id="02.1",
+        level=1,
+        minutes=5,
+        hints=(
+            "First the mean of the squares, then its square root, then divide each number by it.",
+            "rms = (sum(n * n for n in numbers) / len(numbers)) ** 0.5",
+        ),
+        solution="def rms_norm(numbers):\n"
+        "    rms = (sum(n * n for n in numbers) / len(numbers)) ** 0.5\n"
+        "    return [n / rms for n in numbers]\n\n\nanswer = rms_norm",
+        after="Every vector leaves with the same length. A learned gain then says how much each component matters.",
+        mistakes=(
+            Mistake(
+                lambda numbers: [n / sum(m * m for m in numbers) ** 0.5 for n in numbers],
+                "That makes the sum of the squares 1. RMSNorm makes their mean 1: divide by how many there are.",
+            ),
+            Mistake(
+                lambda numbers: [n / (sum(m * m for m in numbers) / len(numbers)) for n in numbers],
+                "The square root is missing.",
+            ),
+            Mistake(
+                lambda numbers: [
+                    (n - sum(numbers) / len(numbers))
+                    / (sum((m - sum(numbers) / len(numbers)) ** 2 for m in numbers) / len(numbers)) ** 0.5
+                    for n in numbers
+                ],
+                "That is LayerNorm. RMSNorm subtracts no mean.",
+            ),
+        ),
+        probes=(([3.0, 4.0],), ([1.0, -2.0, 5.0],)),
+    ),
+    Exercise(
+        id="02.2",
+        level=1,
+        minutes=4,
+        hints=(
+            "The speed of a pair is base to the power of minus 2 · pair / size.",
+            "The angle is position times speed.",
+        ),
+        solution="def angle(position, pair, size, base):\n"
+        "    return position * base ** (-2 * pair / size)\n\n\nanswer = angle",
+        after="Pair 0 turns one radian a token; the last pair needs tens of thousands of tokens for one turn.",
+        mistakes=(
+            Mistake(
+                lambda position, pair, size, base: position * base ** (2 * pair / size),
+                "The sign of the exponent: later pairs turn more slowly, not faster.",
+            ),
+            Mistake(
+                lambda position, pair, size, base: position * base ** (-pair / size),
+                "A pair is two components: the exponent has 2 · pair.",
+            ),
+        ),
+        probes=((0, 3, 64, 10_000.0), (5, 0, 64, 10_000.0), (7, 3, 16, 100.0)),
+    ),
+    Exercise(
+        id="02.3",
+        level=2,
+        minutes=5,
+        hints=(
+            "Each layer keeps the latent and the RoPE key: 512 + 64 numbers.",
+            "27 layers, 2 bytes a BF16 number.",
+        ),
+        solution="answer = 27 * (512 + 64) * 2",
+        after="The 7B model of the first generation takes 491,520 bytes a token: sixteen times as much.",
+        mistakes=(
+            Mistake(27 * 512 * 2, "The RoPE key is cached as well: 64 more numbers a layer."),
+            Mistake(27 * (512 + 64), "Those are numbers. A BF16 number takes 2 bytes."),
+            Mistake(
+                2 * 27 * (512 + 64) * 2,
+                "There is one latent for keys and values together: the factor 2 of ordinary attention is not needed.",
+            ),
+            Mistake((512 + 64) * 2, "That is one layer. The model has 27."),
+        ),
+    ),
+    Exercise(
+        id="02.4",
+        level=3,
+        minutes=12,
+        hints=(
+            "Add the bias first. Then find out what each group is worth: the sum of its two largest numbers.",
+            "Keep the best groups, drop the experts of all others, and take the k best of what is left.",
+        ),
+        solution=_CHOOSE.replace(", by_sum_of=2, open_only=True", "")
+        .replace("[-by_sum_of:]", "[-2:]")
+        .replace(" if open_only else range(groups)", "")
+        + "\n\nanswer = choose",
+        after="Groups exist because of machines: experts of one group share a node, and a token is sent to few nodes.",
+        mistakes=(
+            Mistake(
+                lambda scores, bias, groups, keep, k: _choose(scores, bias, groups, keep, k, open_only=False),
+                "Experts of groups that were dropped must not be chosen.",
+            ),
+            Mistake(
+                lambda scores, bias, groups, keep, k: _choose(scores, [0] * len(scores), groups, keep, k),
+                "The bias is missing: it counts for choosing.",
+            ),
+            Mistake(
+                lambda scores, bias, groups, keep, k: _choose(scores, bias, groups, keep, k, by_sum_of=1),
+                "A group is worth the sum of its two best experts, not its best one.",
+            ),
+            Mistake(
+                lambda scores, bias, groups, keep, k: _choose(scores, bias, groups, keep, k, by_sum_of=len(scores)),
+                "A group is worth the sum of its two best experts, not of all.",
+            ),
+        ),
+        probes=(
+            ([0.9, 0.1, 0.1, 0.6, 0.5, 0.2, 0.3, 0.3, 0.35], [0.0] * 9, 3, 1, 2),
+            ([0.9, 0.1, 0.5, 0.6, 0.6, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0], 4, 2, 3),
+            ([0.9, 0.1, 0.2, 0.6, 0.6, 0.55, 0.5, 0.45, 0.44], [0.0] * 9, 3, 1, 2),
+            ([0.95, 0.05, 0.0, 0.6, 0.5, 0.0, 0.4, 0.39, 0.38], [0.0] * 9, 3, 1, 2),
+        ),
+    ),
+    Exercise(
+        id="02.5",
+        level=2,
+        minutes=5,
+        hints=(
+            "One pass gives one token for sure, and a second one with probability a.",
+            "The work of one round is 1 + cost.",
+        ),
+        solution="def speed_up(a, cost):\n    return (1 + a) / (1 + cost)\n\n\nanswer = speed_up",
+        after="With a = 0.85 and a small cost, this is V3's reported 1.8.",
+        mistakes=(
+            Mistake(lambda a, cost: 1 + a, "The draft is not free: divide by the work of one round."),
+            Mistake(
+                lambda a, cost: 1 + a - cost,
+                "Work divides, it does not subtract: (tokens of a round) / (work of a round).",
+            ),
+            Mistake(lambda a, cost: a / (1 + cost), "The main model's own token counts as well: 1 + a tokens."),
+            Mistake(lambda a, cost: 2 * a / (1 + cost), "A refused draft still leaves the main model's own token."),
+        ),
+        probes=((0.85, 0.03), (0.5, 0.2), (0.0, 0.1)),
+    ),
+)

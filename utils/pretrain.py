@@ -1,0 +1,337 @@
+"""Pretraining of the mini DeepSeek: transformers' `DeepseekV3ForCausalLM`, small, on Python's own source.
+
+    python -m utils pretrain                                       # the mini DeepSeek
+    python -m utils pretrain --model dense                         # a Llama-type model of equal activated parameters
+    torchrun --nproc_per_node=2 -m utils pretrain                  # the same on two processes
+
+A killed run goes on from its last save with the same loss curve: batches depend on seed and step alone, and one file
+holds weights, optimizer and history of one moment.
+"""
+
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm.auto import tqdm
+from transformers import DeepseekV3Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM as Auto
+
+from utils import corpus, measure
+
+END = "<|end|>"
+VOCABULARY = 4096
+CONFIGS: dict[str, Callable[[], Any]] = {
+    "mini": lambda: DeepseekV3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        num_hidden_layers=5,
+        first_k_dense_replace=1,
+        intermediate_size=512,
+        moe_intermediate_size=96,
+        n_routed_experts=16,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        n_group=4,
+        topk_group=2,
+        routed_scaling_factor=1.0,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        q_lora_rank=64,
+        kv_lora_rank=48,
+        qk_nope_head_dim=32,
+        qk_rope_head_dim=16,
+        v_head_dim=32,
+        max_position_embeddings=512,
+        num_mtp_layers=0,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    ),
+    # The feed-forward width makes the activated parameters equal those of the mini DeepSeek, within 1 %.
+    "dense": lambda: LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=192,
+        num_hidden_layers=5,
+        intermediate_size=296,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=512,
+        bos_token_id=0,
+        eos_token_id=0,
+        pad_token_id=0,
+    ),
+}
+
+
+class PretrainError(RuntimeError):
+    """The training cannot start or go on; the message says why, and what is kept."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a run depends on, besides the machine.
+
+    Attributes:
+        steps: optimizer steps.
+        batch: windows a step, over all processes.
+        window: tokens a window.
+        learning_rate: the peak; reached linearly after `warmup` steps, left on a cosine to `final` of it.
+        balance: step of the router-bias update (V3 report, section 2.1.2); 0 leaves the router alone.
+    """
+
+    steps: int = 3000
+    batch: int = 16
+    window: int = 256
+    learning_rate: float = 3e-3
+    warmup: int = 100
+    final: float = 0.05
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    balance: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "window"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+        if not 0 <= self.warmup < self.steps:
+            raise ValueError(f"warmup must be from 0 to less than the {self.steps} steps; got {self.warmup}")
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step, counted from 0. The peak stands at step `warmup`."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / (self.warmup + 1)
+        progress = (step - self.warmup) / max(1, self.steps - 1 - self.warmup)
+        return self.learning_rate * (self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of 4,096 tokens; digits stand alone, as in DeepSeek's own."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=END)
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this machine multiplies bfloat16 numbers in hardware; elsewhere bfloat16 is slower than float32."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+
+
+def optimizer_for(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with DeepSeek's betas (0.9, 0.95). Vectors, such as the norms, get no weight decay."""
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
+
+
+class RouterBalance:
+    """V3's balancing without an auxiliary loss: experts with too much load get a lower bias, the others a higher one.
+
+    Source: DeepSeek-V3 report (arXiv 2412.19437), section 2.1.2.
+    """
+
+    def __init__(self, model: PreTrainedModel, speed: float) -> None:
+        self.speed = speed
+        self.routers = [module for module in model.modules() if hasattr(module, "e_score_correction_bias")]
+        self.loads = [torch.zeros_like(router.e_score_correction_bias) for router in self.routers]
+        for router, load in zip(self.routers, self.loads, strict=True):
+            router.register_forward_hook(lambda _module, _inputs, output, load=load: self._count(output[2], load))
+
+    @staticmethod
+    def _count(chosen: torch.Tensor, load: torch.Tensor) -> None:
+        load += torch.bincount(chosen.flatten(), minlength=len(load))
+
+    def update(self, accelerator: Accelerator) -> None:
+        """Move each bias by one step against the load of the last batch, and forget that load."""
+        for router, load in zip(self.routers, self.loads, strict=True):
+            total = accelerator.reduce(load, "sum")
+            router.e_score_correction_bias += self.speed * torch.sign(total.mean() - total)
+            load.zero_()
+
+
+def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, measure_every: int = 1000) -> Path:
+    """Train a model, or go on where a killed run stopped; returns the folder with the finished model.
+
+    Args:
+        kind: "mini" or "dense".
+        recipe: the numbers of the run.
+        folder: where its tokenizer and its state are kept.
+        save_every: steps from one save to the next.
+        measure_every: steps from one look at the held-out files to the next.
+
+    Raises:
+        ValueError: an unknown kind, or a batch that the processes cannot share evenly.
+        PretrainError: the saved state is of another run or damaged, or the loss is not a number.
+        CorpusError: a held-out file is missing.
+    """
+    if kind not in CONFIGS:
+        raise ValueError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
+    accelerator = Accelerator(mixed_precision="bf16" if has_fast_bfloat16() else "no")
+    if recipe.batch % accelerator.num_processes:
+        raise ValueError(
+            f"batch must be a multiple of the {accelerator.num_processes} processes; got {recipe.batch} windows"
+        )
+    unseen = "\n".join(corpus.held_out().values())
+    texts = list(corpus.training_texts().values())
+    with accelerator.main_process_first():
+        tokenizer = _tokenizer(texts, folder)
+    tokens = corpus.encode(texts, tokenizer)
+    torch.manual_seed(recipe.seed)
+    options = {"experts_implementation": "grouped_mm"} if kind == "mini" else {}
+    plain = Auto.from_config(CONFIGS[kind](), attn_implementation="sdpa", **options)
+    plain_optimizer = optimizer_for(plain, recipe)
+    about = {"kind": kind, "recipe": asdict(recipe)}
+    state = folder / "state.safetensors"
+    past = load_state(state, plain, plain_optimizer, about) if state.exists() else {"losses": [], "held_out": []}
+    model, optimizer = accelerator.prepare(plain, plain_optimizer)
+    balance = RouterBalance(plain, recipe.balance)
+    rank, size = accelerator.process_index, recipe.batch // accelerator.num_processes
+
+    def save() -> None:
+        if accelerator.is_main_process:
+            save_state(state, plain, plain_optimizer, about | past)
+
+    start = len(past["losses"])
+    model.train()
+    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, disable=not accelerator.is_main_process)
+    began = time.monotonic()
+    for step in bar:
+        ids = corpus.batch(tokens, step, recipe.batch, recipe.window, recipe.seed)[rank * size : (rank + 1) * size]
+        ids = ids.to(accelerator.device)
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.rate(step)
+        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+        value = float(accelerator.reduce(loss.detach(), "mean"))
+        if not math.isfinite(value):
+            raise PretrainError(
+                f"the loss is {value} at step {step}: lower the learning rate ({recipe.learning_rate}). "
+                f"The run up to its last save is kept in {state}."
+            )
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        balance.update(accelerator)
+        past["losses"].append(round(value, 4))
+        speed = (step + 1 - start) * recipe.batch * recipe.window / (time.monotonic() - began)
+        bar.set_postfix(loss=f"{value:.3f}", tokens_per_second=f"{speed:,.0f}", refresh=False)
+        if (step + 1) % measure_every == 0 or step + 1 == recipe.steps:
+            past["held_out"].append([step + 1, round(bits_per_byte(plain, tokenizer, unseen), 4)])
+        if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
+            save()
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        _export(folder / "model", plain, tokenizer, about | past | _circumstances(accelerator, texts, tokens))
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return folder / "model"
+
+
+def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, window: int = 256) -> float:
+    """Bits that the model needs for one byte of a text. Unlike perplexity, it compares across tokenizers."""
+    training = model.training
+    model.eval()
+    result = measure.perplexity(model, tokenizer, text, window=window, stride=window // 2)
+    model.train(training)
+    return result.tokens * math.log2(result.value) / len(text.encode())
+
+
+def _tokenizer(texts: list[str], folder: Path) -> PreTrainedTokenizerFast:
+    path = folder / "tokenizer"
+    if not path.exists():
+        draft = folder / f"tokenizer.{os.getpid()}.part"
+        train_tokenizer(texts).save_pretrained(draft)
+        draft.replace(path)
+    return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
+
+
+def save_state(path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, about: dict[str, Any]) -> None:
+    """Weights, buffers, the optimizer's moments and the history in one file, replaced at one stroke."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for parameter, moments in optimizer.state.items():
+        tensors |= {f"optimizer.{names[id(parameter)]}.{key}": tensor for key, tensor in moments.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".part")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft, {"about": json.dumps(about)})
+    draft.replace(path)
+
+
+def load_state(
+    path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Fill model and optimizer from `save_state`'s file; returns the history of losses.
+
+    Raises:
+        PretrainError: the file is damaged, or belongs to a run with other numbers.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            past = json.loads(file.metadata()["about"])
+            differing = [key for key, value in about.items() if past.get(key) != value]
+            if differing:
+                raise PretrainError(
+                    f"{path} is the state of another run ({past['kind']}, {past['recipe']}). "
+                    "Choose another --folder, or remove that file."
+                )
+            model.load_state_dict({k.removeprefix("model."): file.get_tensor(k) for k in file.keys() if k[0] == "m"})
+            for name, parameter in model.named_parameters():
+                start = f"optimizer.{name}."
+                keys = [f"{start}{key}" for key in ("step", "exp_avg", "exp_avg_sq")]
+                optimizer.state[parameter] = {key.removeprefix(start): file.get_tensor(key) for key in keys}
+    except (SafetensorError, KeyError, TypeError) as error:
+        raise PretrainError(f"{path} is damaged ({error}): remove it to start again") from error
+    return {"losses": past["losses"], "held_out": past["held_out"]}
+
+
+def _circumstances(accelerator: Accelerator, texts: list[str], tokens: torch.Tensor) -> dict[str, Any]:
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__.split("+")[0],
+        "device": accelerator.device.type,
+        "processes": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "corpus": {
+            "files": len(texts),
+            "bytes": sum(len(text.encode()) for text in texts),
+            "tokens": len(tokens),
+        },
+    }
+
+
+def _export(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, about: dict[str, Any]) -> None:
+    """The finished model in bfloat16, its tokenizer and its history. The router's bias keeps float32."""
+    half = {
+        name: tensor if name.endswith("e_score_correction_bias") else tensor.to(torch.bfloat16)
+        for name, tensor in model.state_dict().items()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    save_file(half, folder / "model.safetensors", {"format": "pt"})
+    text = json.dumps(about, indent=None, separators=(",", ":"))
+    (folder / "training.json").write_text(text + "\n", encoding="utf-8")
