@@ -8,7 +8,18 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 # No training reads these modules or their tests, so that a model can be judged on code that it has never seen.
-HELD_OUT = ("bisect", "calendar", "colorsys", "fractions", "graphlib", "heapq", "queue", "shlex", "statistics", "textwrap")
+HELD_OUT = (
+    "bisect",
+    "calendar",
+    "colorsys",
+    "fractions",
+    "graphlib",
+    "heapq",
+    "queue",
+    "shlex",
+    "statistics",
+    "textwrap",
+)
 LEFT_OUT = ("site-packages", "dist-packages", "encodings", "__pycache__")  # other people's code, and tables of bytes
 TEST_FOLDERS = ("test", "tests", "idle_test")
 

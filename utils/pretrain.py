@@ -24,8 +24,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm.auto import tqdm
-from transformers import DeepseekV3Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import AutoModelForCausalLM as Auto
+from transformers import DeepseekV3Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from utils import corpus, measure
 
@@ -298,7 +298,8 @@ def load_state(
                     f"{path} is the state of another run ({past['kind']}, {past['recipe']}). "
                     "Choose another --folder, or remove that file."
                 )
-            model.load_state_dict({k.removeprefix("model."): file.get_tensor(k) for k in file.keys() if k[0] == "m"})
+            names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118  (the file is not a dict)
+            model.load_state_dict({name.removeprefix("model."): file.get_tensor(name) for name in names})
             for name, parameter in model.named_parameters():
                 start = f"optimizer.{name}."
                 keys = [f"{start}{key}" for key in ("step", "exp_avg", "exp_avg_sq")]
