@@ -8,6 +8,8 @@ One module per idea:
 - `claims`        the ledger of 33 claims and the verdict cards
 - `exercises`     check, hint and solution
 - `measure`       paired timing, peak memory, size on disk, perplexity
+- `corpus`, `pretrain`  the text of Python's standard library, and the mini DeepSeek trained on it
+- `progress`      a bar that leaves no trace
 - `plots`         one figure style, alt text, text twins
 - `course`        the chapters, the bootstrap cell, the generated parts of the README
 - `runner`, `report`  run the notebooks, write handouts and the report

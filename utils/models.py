@@ -134,15 +134,19 @@ def load_mini_deepseek(attention: str = "sdpa", folder: Path | None = None) -> P
     folder = folder or MINI
     tokenizer = mini_tokenizer(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation=attention,
-            experts_implementation="eager",
-            local_files_only=True,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        history = json.loads((folder / "training.json").read_text(encoding="utf-8"))
+        if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != history["sha256"]:
+            raise ValueError("model.safetensors is not the file that the training wrote")
+        with _no_progress_bars():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=torch.float32,
+                attn_implementation=attention,
+                experts_implementation="eager",
+                local_files_only=True,
+                use_safetensors=True,
+            )
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelUnavailable(f"The mini DeepSeek in {folder} cannot be read: {error}") from error
     if len(tokenizer) != model.config.vocab_size:
         raise ModelUnavailable(

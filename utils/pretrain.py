@@ -15,6 +15,7 @@ import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from utils import corpus, measure
 
 END = "<|end|>"
 VOCABULARY = 4096
+BFLOAT16 = ("avx512_bf16", "amx_bf16", "arm_bf16")  # what PyTorch calls bfloat16 hardware, by kind of processor
+INSTRUCTIONS = ("avx2", "avx512_f", "avx512_vnni", *BFLOAT16)
 CONFIGS: dict[str, Callable[[], Any]] = {
     "mini": lambda: DeepseekV3Config(
         vocab_size=VOCABULARY,
@@ -137,7 +140,7 @@ def has_fast_bfloat16() -> bool:
     """Whether this machine multiplies bfloat16 numbers in hardware; elsewhere bfloat16 is slower than float32."""
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
-    return any(torch.cpu.get_capabilities().get(name) for name in ("avx512_bf16", "amx_bf16", "arm_bf16"))
+    return any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16)
 
 
 def optimizer_for(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
@@ -245,7 +248,8 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
             save()
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        _export(folder / "model", plain, tokenizer, about | past | _circumstances(accelerator, texts, tokens))
+        circumstances = {"command": _command(kind, recipe)} | _circumstances(accelerator, texts, tokens)
+        _export(folder / "model", plain, tokenizer, about | past | circumstances)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return folder / "model"
@@ -309,8 +313,24 @@ def load_state(
     return {"losses": past["losses"], "held_out": past["held_out"]}
 
 
+def _command(kind: str, recipe: Recipe) -> str:
+    """The command line that repeats a run."""
+    changed = {name: value for name, value in asdict(recipe).items() if value != getattr(Recipe, name)}
+    options = {"model": kind} if kind != "mini" else {}
+    return " ".join(
+        ["python -m utils pretrain", *(f"--{k.replace('_', '-')} {v}" for k, v in (options | changed).items())]
+    )
+
+
+def _machine() -> str:
+    """Kind of processor, its cores, and the instructions that matter for its speed."""
+    found = [name for name in INSTRUCTIONS if torch.cpu.get_capabilities().get(name)]
+    return f"{platform.machine()}, {os.cpu_count()} cores ({', '.join(found) or 'no vector instructions known'})"
+
+
 def _circumstances(accelerator: Accelerator, texts: list[str], tokens: torch.Tensor) -> dict[str, Any]:
     return {
+        "machine": _machine(),
         "python": platform.python_version(),
         "torch": torch.__version__.split("+")[0],
         "device": accelerator.device.type,
@@ -334,5 +354,6 @@ def _export(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     model.config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     save_file(half, folder / "model.safetensors", {"format": "pt"})
+    about = about | {"sha256": sha256((folder / "model.safetensors").read_bytes()).hexdigest()}
     text = json.dumps(about, indent=None, separators=(",", ":"))
     (folder / "training.json").write_text(text + "\n", encoding="utf-8")
