@@ -193,7 +193,10 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
     """
     if kind not in CONFIGS:
         raise ValueError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
-    accelerator = Accelerator(mixed_precision="bf16" if has_fast_bfloat16() else "no")
+    # `cpu` is said outright: without it, accelerate lets processes without a GPU train apart, each the whole batch.
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if has_fast_bfloat16() else "no"
+    )
     if recipe.batch % accelerator.num_processes:
         raise ValueError(
             f"batch must be a multiple of the {accelerator.num_processes} processes; got {recipe.batch} windows"
