@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     for field, (kind, text) in PRETRAIN.items():
         pretrain.add_argument(f"--{field.replace('_', '-')}", type=kind, metavar="N", help=text)
 
-    commands.add_parser("bench", help="measure and print side-by-side ratios")
+    bench = commands.add_parser("bench", help="measure and print side-by-side ratios")
+    bench.add_argument("--only", metavar="models", help="topics, separated by commas (default: all)")
     return parser
 
 
@@ -168,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
             case "bench":
                 from utils import bench
 
-                return bench.run()
+                return bench.run(arguments.only)
     except (ValueError, KeyError, RuntimeError, OSError) as error:
         print(f"{error}", file=sys.stderr)
         return 2
