@@ -143,6 +143,19 @@ def has_fast_bfloat16() -> bool:
     return any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16)
 
 
+def new_accelerator() -> Accelerator:
+    """Accelerate with bfloat16 autocast where the machine has fast bfloat16."""
+    # `cpu` is said outright: without it, accelerate lets processes without a GPU train apart, each the whole batch.
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if has_fast_bfloat16() else "no")
+
+
+def new_model(kind: str, seed: int) -> PreTrainedModel:
+    """An untrained model of a kind in `CONFIGS`, with the fastest attention and experts that the library has."""
+    torch.manual_seed(seed)
+    options = {"experts_implementation": "grouped_mm"} if kind == "mini" else {}
+    return Auto.from_config(CONFIGS[kind](), attn_implementation="sdpa", **options)
+
+
 def optimizer_for(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW with DeepSeek's betas (0.9, 0.95). Vectors, such as the norms, get no weight decay."""
     matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -193,10 +206,7 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
     """
     if kind not in CONFIGS:
         raise ValueError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
-    # `cpu` is said outright: without it, accelerate lets processes without a GPU train apart, each the whole batch.
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if has_fast_bfloat16() else "no"
-    )
+    accelerator = new_accelerator()
     if recipe.batch % accelerator.num_processes:
         raise ValueError(
             f"batch must be a multiple of the {accelerator.num_processes} processes; got {recipe.batch} windows"
@@ -206,9 +216,7 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
     with accelerator.main_process_first():
         tokenizer = _tokenizer(texts, folder)
     tokens = corpus.encode(texts, tokenizer)
-    torch.manual_seed(recipe.seed)
-    options = {"experts_implementation": "grouped_mm"} if kind == "mini" else {}
-    plain = Auto.from_config(CONFIGS[kind](), attn_implementation="sdpa", **options)
+    plain = new_model(kind, recipe.seed)
     plain_optimizer = optimizer_for(plain, recipe)
     about = {"kind": kind, "recipe": asdict(recipe)}
     state = folder / "state.safetensors"
@@ -227,21 +235,12 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
     began = time.monotonic()
     for step in bar:
         ids = corpus.batch(tokens, step, recipe.batch, recipe.window, recipe.seed)[rank * size : (rank + 1) * size]
-        ids = ids.to(accelerator.device)
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.rate(step)
-        loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-        value = float(accelerator.reduce(loss.detach(), "mean"))
+        value = training_step(accelerator, model, optimizer, balance, ids, recipe, step)
         if not math.isfinite(value):
             raise PretrainError(
                 f"the loss is {value} at step {step}: lower the learning rate ({recipe.learning_rate}). "
                 f"The run up to its last save is kept in {state}."
             )
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        balance.update(accelerator)
         past["losses"].append(round(value, 4))
         speed = (step + 1 - start) * recipe.batch * recipe.window / (time.monotonic() - began)
         bar.set_postfix(loss=f"{value:.3f}", tokens_per_second=f"{speed:,.0f}", refresh=False)
@@ -256,6 +255,33 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return folder / "model"
+
+
+def training_step(
+    accelerator: Accelerator,
+    model: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    balance: RouterBalance,
+    ids: torch.Tensor,
+    recipe: Recipe,
+    step: int,
+) -> float:
+    """Forward, backward, clip, optimizer, router bias; returns the loss (nats a token), a mean over the processes.
+
+    A loss that is not a finite number is returned at once: then nothing has changed.
+    """
+    ids = ids.to(accelerator.device)  # (windows of this process, tokens)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.rate(step)
+    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
+    value = float(accelerator.reduce(loss.detach(), "mean"))
+    if math.isfinite(value):
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        balance.update(accelerator)
+    return value
 
 
 def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, window: int = 256) -> float:

@@ -18,7 +18,7 @@ EXERCISES = (
         level=1,
         minutes=5,
         hints=(
-            "The norm is the root of the sum of the squares. If it is above max_norm, scale every number by one factor.",
+            "The norm is the root of the sum of the squares. If it is above max_norm, scale all by one factor.",
             "factor = min(1, max_norm / norm)",
         ),
         solution=(
@@ -119,7 +119,7 @@ EXERCISES = (
                 "That is the factor. Multiply it by the peak.",
             ),
         ),
-        probes=tuple((step, 20, 4, 3e-4) for step in (0, 3, 4, 12, 18)) + ((9, 10, 2, 1e-2),),
+        probes=(*((step, 20, 4, 3e-4) for step in (0, 3, 4, 12, 18)), (9, 10, 2, 1e-2)),
         tolerance=1e-6,
     ),
     Exercise(

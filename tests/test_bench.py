@@ -1,0 +1,41 @@
+"""`make bench`: its topics, and that the forms it compares give the same result. Nothing here is timed."""
+
+import pytest
+import torch
+
+from utils import bench
+from utils.bench import attention, training
+
+
+def test_every_topic_has_lines():
+    import importlib
+
+    assert {"attention", "models", "training"} <= set(bench.topics())
+    for topic in bench.topics():
+        assert callable(importlib.import_module(f"utils.bench.{topic}").lines)
+
+
+def test_an_unknown_topic_names_the_known_ones():
+    with pytest.raises(bench.BenchError, match=r"no topic 'speed'; there are attention, .*models"):
+        bench.run("models, speed")
+
+
+def test_chosen_topics_are_printed_in_order(monkeypatch, capsys):
+    monkeypatch.setattr(training, "lines", lambda: iter(["one", "two"]))
+    monkeypatch.setattr(attention, "lines", lambda: iter(["three"]))
+    assert bench.run("training,attention") == 0
+    assert capsys.readouterr().out.split("\n")[1:] == ["", "training", "  one", "  two", "", "attention", "  three", ""]
+
+
+def test_the_three_forms_of_attention_agree_and_a_wrong_one_is_caught(monkeypatch):
+    torch.manual_seed(0)
+    assert set(attention.forms(64)) == {"rebuilt", "expanded cache", "absorbed"}
+    right, calls = attention._attend, []
+
+    def third_is_wrong(*tensors):
+        calls.append(0)
+        return right(*tensors) + (len(calls) == 3)
+
+    monkeypatch.setattr(attention, "_attend", third_is_wrong)
+    with pytest.raises(AssertionError, match="gives another result"):
+        attention.forms(64)
