@@ -15,7 +15,7 @@ CONTEXTS = (256, 1024, 4096, 16384)
 
 
 def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """query (heads, 1, d), key (heads or 1, tokens, d), value (heads or 1, tokens, v) -> (heads, 1, v)"""
+    """query (..., d), key (tokens, d) and value (tokens, v), or a key and a value for each head -> (..., v)"""
     return (query @ key.mT / (NOPE + ROPE) ** 0.5).softmax(-1) @ value
 
 
@@ -37,7 +37,10 @@ def forms(context: int) -> dict[str, object]:
     ways = {
         "rebuilt": lambda: _attend(whole_query, *expand()),
         "expanded cache": lambda: _attend(whole_query, *kept),
-        "absorbed": lambda: _attend(torch.cat([query @ up_key, turned], dim=-1), both, latent) @ up_value.mT,
+        # All heads read the same latents, so that they are the rows of one matrix here.
+        "absorbed": lambda: (
+            _attend(torch.cat([query @ up_key, turned], dim=-1)[:, 0], both[0], latent[0])[:, None] @ up_value.mT
+        ),
     }
     wanted = ways["rebuilt"]()
     for name, form in ways.items():
