@@ -1,6 +1,6 @@
 # The course's commands. Each one first sets up .venv; a second run reuses it.
 #   PYTHON=python3.12   the Python that makes .venv (3.11, 3.12 or 3.13)
-#   ONLY=05,07          chapters for "make course"
+#   ONLY=05,07          chapters for "make course", or topics for "make bench"
 #   JOBS=2              notebooks that "make course" runs at the same time
 
 .DEFAULT_GOAL := help
@@ -36,7 +36,7 @@ lab: setup
 		notebooks/00_start_here.ipynb
 
 bench: setup
-	@"$(COURSE_PYTHON)" -m utils bench
+	@"$(COURSE_PYTHON)" -m utils bench $(if $(ONLY),--only "$(ONLY)")
 
 clean:
 	@rm -rf .venv build .pytest_cache .ruff_cache .hypothesis ./*.egg-info

@@ -9,7 +9,11 @@ One module per idea:
 - `exercises`     check, hint and solution
 - `measure`       paired timing, peak memory, size on disk, perplexity
 - `corpus`, `pretrain`  the text of Python's standard library, and the mini DeepSeek trained on it
+- `diagnoses`     a medical task, split without leaks
+- `launch`        functions of a notebook in several processes
+- `planner`       plans of a deployment
 - `progress`      a bar that leaves no trace
+- `bench`         side-by-side ratios, one topic a module
 - `plots`         one figure style, alt text, text twins
 - `course`        the chapters, the bootstrap cell, the generated parts of the README
 - `runner`, `report`  run the notebooks, write handouts and the report

@@ -1,4 +1,4 @@
-"""What the shell can do: `python -m utils run | save | refresh | publish | params | prepare | pretrain | bench`."""
+"""What the shell can do: `python -m utils` with `run`, `save`, `refresh`, `publish`, `params`, `plan` and more."""
 
 import argparse
 import json
@@ -43,6 +43,14 @@ def _parser() -> argparse.ArgumentParser:
     params.add_argument("--dtype", default="bfloat16", help="number format of the weights (default: bfloat16)")
     params.add_argument("--cache-dtype", default="bfloat16", help="number format of the cache (default: bfloat16)")
     params.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+    plan = commands.add_parser("plan", help="plan a deployment: does it fit, where do the bytes go, how fast at best")
+    plan.add_argument("model", help="for example DeepSeek-V3")
+    plan.add_argument("--hardware", default="8xH200", help="cards, for example 8xH200 (default) or A100-40GB")
+    plan.add_argument("--precision", default="bfloat16", help="of the weights (default: bfloat16)")
+    plan.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="of a sequence (default: 4096)")
+    plan.add_argument("--batch", type=int, default=1, help="sequences at a time (default: 1)")
+    plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     commands.add_parser("prepare", help="fetch and cache the language model")
     pretrain = commands.add_parser("pretrain", help="train the mini DeepSeek on Python's own source")
@@ -96,6 +104,24 @@ def _params(arguments: argparse.Namespace) -> int:
     print(f"{model.name} ({model.model_type}); source: {model.facts['config_source']}")
     for label, value in summary.items():
         print(f"  {label:<{width}}  {value:>23,}")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from utils import planner
+
+    made = planner.plan(arguments.model, arguments.hardware, arguments.precision, arguments.context, arguments.batch)
+    if arguments.json:
+        print(json.dumps(made.record(), indent=1))
+        return 0
+    print(f"{made.model} in {made.precision} on {made.hardware}, {made.batch} x {made.context:,} tokens")
+    sizes = {name: getattr(made, name) for name in ("weights", "cache", "activations", "needed", "memory")}
+    sizes |= {f"fullest card, {split} split": size for split, size in made.per_card.items()}
+    for name, size in sizes.items():
+        print(f"  {name:<28}{size / 1e9:>10,.1f} GB")
+    print(f"  it {'fits' if made.fits else 'does not fit'}; cards needed at least: {made.cards_needed}")
+    print(f"  prompts take at least {made.prefill_seconds:.2f} s (bound by {made.prefill_bound})")
+    print(f"  at most {made.tokens_per_second:,.0f} tokens a second (bound by {made.step_bound})")
     return 0
 
 
@@ -159,6 +185,8 @@ def main(argv: list[str] | None = None) -> int:
                 return 0
             case "params":
                 return _params(arguments)
+            case "plan":
+                return _plan(arguments)
             case "prepare":
                 from utils import models
 

@@ -49,7 +49,10 @@ EXERCISES = (
         id="03.2",
         level=1,
         minutes=3,
-        hints=("Which share of the tokens are 1.7 of 2.0 trillion? The rate steps down after 80 % and after 90 %.",),
+        hints=(
+            "Which share of the tokens are 1.7 of 2.0 trillion? The rate steps down after 80 % and after 90 %.",
+            "85 % lie between the two steps. There the rate is 31.6 % of its peak.",
+        ),
         solution="answer = 3.2e-4 * 0.316  # 85 % of the tokens: after the first step, before the second",
         after="Two equal steps: 0.316 is the root of a tenth, and two of them make a tenth.",
         mistakes=(

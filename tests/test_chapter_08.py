@@ -1,0 +1,162 @@
+"""What chapter 08 builds in its cells: the pieces against whole layers, and its workers in real processes."""
+
+import ast
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import nbformat
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lifting import _is_definition, lift
+from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRotaryEmbedding
+
+from utils import course, launch, models
+
+cut, swiglu_in_pieces, attention_in_pieces, check_ranks = lift(
+    "08", "cut", "swiglu_in_pieces", "attention_in_pieces", "check_ranks"
+)
+layers_of = lift("08", "layers_of")
+SEEDS = st.integers(0, 2**31)
+
+
+def tiny(heads: int, kv_heads: int, inner: int = 24) -> LlamaConfig:
+    return LlamaConfig(
+        vocab_size=64,
+        hidden_size=72,
+        head_dim=6,
+        num_hidden_layers=3,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        num_key_value_heads=kv_heads,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.sampled_from([1, 2, 3, 4, 6]), st.integers(1, 7))
+def test_the_pieces_of_a_swiglu_add_up(seed: int, ranks: int, tokens: int):
+    torch.manual_seed(seed)
+    mlp, x = LlamaMLP(tiny(4, 4)).double(), torch.randn(2, tokens, 72, dtype=torch.float64)
+    parts = swiglu_in_pieces(x, mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight, ranks)
+    assert len(parts) == ranks
+    torch.testing.assert_close(sum(parts), mlp(x))
+
+
+@settings(deadline=None, max_examples=30)
+@given(SEEDS, st.sampled_from([(4, 4, 2), (9, 3, 3), (4, 4, 4), (8, 2, 2), (6, 6, 1)]), st.integers(2, 7))
+def test_the_pieces_of_an_attention_add_up(seed: int, shape: tuple[int, int, int], tokens: int):
+    heads, kv_heads, ranks = shape
+    torch.manual_seed(seed)
+    config = tiny(heads, kv_heads)
+    config._attn_implementation = "sdpa"
+    block, x = LlamaAttention(config, 0), torch.randn(2, tokens, 72)
+    angles = LlamaRotaryEmbedding(config)(x, torch.arange(tokens)[None])
+    weights = [getattr(block, name).weight for name in ("q_proj", "k_proj", "v_proj", "o_proj")]
+    parts = attention_in_pieces(x, *weights, angles, 6, ranks)
+    assert len(parts) == ranks
+    torch.testing.assert_close(
+        sum(parts), block(x, position_embeddings=angles, attention_mask=None)[0], atol=1e-5, rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize("ranks", [-1, 0, 5])
+def test_a_cut_that_does_not_come_out_even_is_an_error(ranks: int):
+    with pytest.raises(ValueError, match=f"{ranks} ranks cannot share 12 entries of dimension 0 evenly"):
+        cut(torch.zeros(12, 3), ranks, 0)
+
+
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "inner", "ranks", "name"),
+    [
+        (9, 3, 24, 4, "num_attention_heads = 9"),
+        (8, 2, 24, 4, "num_key_value_heads = 2"),
+        (4, 4, 18, 4, "intermediate_size = 18"),
+        (4, 4, 24, 0, "num_attention_heads = 4"),
+    ],
+)
+def test_ranks_that_do_not_fit_the_heads_are_refused(heads, kv_heads, inner, ranks, name):
+    with pytest.raises(ValueError, match=f"{ranks} ranks cannot share {name}"):
+        check_ranks(tiny(heads, kv_heads, inner), ranks)
+    check_ranks(tiny(heads, kv_heads, 24), kv_heads)
+
+
+@given(st.integers(1, 100), st.integers(1, 100))
+def test_layers_are_dealt_out_evenly_and_in_order(layers: int, ranks: int):
+    if ranks > layers:
+        with pytest.raises(ValueError, match=f"from 1 to {layers} ranks; got {ranks}"):
+            layers_of(layers, ranks)
+        return
+    dealt = layers_of(layers, ranks)
+    sizes = [len(mine) for mine in dealt]
+    assert [number for mine in dealt for number in mine] == list(range(layers))
+    assert sizes == sorted(sizes, reverse=True) and max(sizes) - min(sizes) <= 1
+
+
+# ------------------------------------------------------------------------------------------- in real processes
+
+
+@pytest.fixture(scope="module")
+def chapter(tmp_path_factory) -> ModuleType:
+    """The chapter's definitions as a module with source, so that its workers can be started."""
+    path = next(path for path in course.notebook_paths() if path.name.startswith("08"))
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    kept = [
+        ast.get_source_segment(source, node)
+        for source in cells
+        if "%pip" not in source
+        for node in ast.parse(source).body
+        if _is_definition(node)
+    ]
+    file = Path(tmp_path_factory.mktemp("chapter"), "chapter_08.py")
+    file.write_text("\n\n".join(kept), encoding="utf-8")
+    spec = importlib.util.spec_from_file_location("chapter_08", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tensor_parallelism_on_other_shapes_and_ranks(chapter):
+    ids = torch.randint(0, 256, (3, 7))
+    with torch.no_grad():
+        wanted = chapter.small_llama()(ids.to(models.best_device()), use_cache=False).logits.cpu()
+    reports = launch.run(chapter.tensor_parallel, 2, ids=ids.tolist())
+    for report in reports:
+        torch.testing.assert_close(report["logits"], wanted, atol=1e-5, rtol=1e-4)
+        assert report["count"] == {"all-reduce": 16} and report["judge"] == 16
+        assert report["bytes"] == {"all-reduce": chapter.tensor_parallel_bytes(8, 64, 21, 4)}
+        assert report["shapes"] == {"up_proj": [96, 64], "down_proj": [64, 96]}
+    with pytest.raises(launch.LaunchError, match=r"ValueError: 3 ranks cannot share num_attention_heads = 4"):
+        launch.run(chapter.tensor_parallel, 3, ids=ids.tolist())
+
+
+def test_a_pipeline_of_a_small_model(chapter, tmp_path):
+    torch.manual_seed(1)
+    config = tiny(4, 2)
+    config.tie_word_embeddings = True
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.save_pretrained(tmp_path)
+    ids = torch.randint(0, 64, (3, 5))
+    with torch.no_grad():
+        wanted = model(ids, use_cache=False).logits
+    first, last = launch.run(chapter.pipeline, 2, folder=str(tmp_path), ids=ids.tolist())
+    torch.testing.assert_close(last["logits"], wanted, atol=1e-5, rtol=1e-4)
+    assert "logits" not in first and first["count"] == {"send": 3} and last["count"] == {}
+    assert first["bytes"]["send"] == chapter.pipeline_bytes(72, ids.numel(), ranks=2, size=4)
+    assert [set(report["held"]) - {"other"} for report in (first, last)] == [{"0", "1"}, {"2"}]
+
+
+def test_experts_on_two_ranks(chapter):
+    ids = torch.randint(0, 4096, (2, 20))
+    model = models.load_mini_deepseek()
+    with torch.no_grad():
+        wanted = model(ids.to(model.device), use_cache=False).logits.cpu()
+    reports = launch.run(chapter.expert_parallel, 2, ids=ids.tolist())
+    torch.testing.assert_close(torch.cat([report["logits"] for report in reports]), wanted, atol=1e-3, rtol=1e-3)
+    assert [report["experts"] for report in reports] == [list(range(8)), list(range(8, 16))]
+    handed = sum(report["bytes"]["all-to-all"] for report in reports)
+    assert handed == chapter.expert_parallel_bytes(4, 192, 40, 2, 4) + 4 * (40 * 2 * 8 + 2 * 2 * 8)

@@ -1,0 +1,152 @@
+"""Exercises of chapter 08: shapes of the pieces, the price of all-reduces, layers and micro-batches, parcels."""
+
+import math
+
+from utils.exercises import Exercise, Mistake
+
+
+def _owners(choices: list, own: int) -> list:
+    return [[expert // own for expert in chosen] for chosen in choices]
+
+
+EXERCISES = (
+    Exercise(
+        id="08.1",
+        level=1,
+        minutes=5,
+        hints=(
+            "The column cut divides the outputs, the row cut divides the inputs.",
+            "In (out, inp), the outputs stand first. // divides whole numbers.",
+        ),
+        solution="def shapes(out, inp, ranks):\n"
+        "    return (out // ranks, inp), (out, inp // ranks)\n\n\nanswer = shapes",
+        after="The names come from the formula's matrix, which is the transpose of what PyTorch stores.",
+        mistakes=(
+            Mistake(
+                lambda out, inp, ranks: ((out, inp // ranks), (out // ranks, inp)),
+                "Those two are swapped: a column of the formula's matrix is one output, and outputs stand first.",
+            ),
+            Mistake(
+                lambda out, inp, ranks: ((out // ranks, inp // ranks),) * 2,
+                "A cut divides one dimension only; the other one stays whole.",
+            ),
+            Mistake(
+                lambda out, inp, ranks: ((out // ranks, inp), (out // ranks, inp)),
+                "That is the column cut twice. The row cut divides the inputs.",
+            ),
+        ),
+        probes=((1536, 576, 3), (64, 192, 4), (8, 2, 2)),
+    ),
+    Exercise(
+        id="08.2",
+        level=2,
+        minutes=5,
+        hints=(
+            "Two all-reduces a layer: after attention and after the feed-forward network.",
+            "layers * 2 * hidden * bytes of a number",
+        ),
+        solution="answer = 95 * 2 * 8192 * 2",
+        after="Three megabytes for one token, in 190 messages that all wait for: this wants a fast connection.",
+        mistakes=(
+            Mistake(95 * 8192, "Each layer has two all-reduces, and each of their numbers takes 2 bytes."),
+            Mistake(
+                95 * 2 * 8192,
+                "One factor 2 is missing: a layer has two all-reduces, and a BF16 number has 2 bytes.",
+            ),
+            Mistake(95 * 2 * 8192 * 4, "In BF16 a number takes 2 bytes, not 4."),
+        ),
+    ),
+    Exercise(
+        id="08.3",
+        level=1,
+        minutes=6,
+        hints=(
+            "layers // ranks is what each rank takes at least; layers % ranks are left over.",
+            "The first layers % ranks ranks take one more.",
+        ),
+        solution="def deal(layers, ranks):\n"
+        "    return [layers // ranks + (rank < layers % ranks) for rank in range(ranks)]\n\n\nanswer = deal",
+        after="DeepSeek-V3 has 61 layers on 16 stages: somebody always takes one more, and the others wait for it.",
+        mistakes=(
+            Mistake(
+                lambda layers, ranks: [layers // ranks] * ranks,
+                "Count the layers: where they do not come out even, some are lost.",
+            ),
+            Mistake(
+                lambda layers, ranks: [layers // ranks] * (ranks - 1) + [layers // ranks + layers % ranks],
+                "One rank takes all that is left over, and every other one waits for it. Spread it.",
+            ),
+            Mistake(
+                lambda layers, ranks: [layers // ranks + (r >= ranks - layers % ranks) for r in range(ranks)],
+                "As even as possible, yes, but the first ranks take one more, not the last ones.",
+            ),
+        ),
+        probes=((30, 4), (61, 16), (8, 4)),
+    ),
+    Exercise(
+        id="08.4",
+        level=2,
+        minutes=8,
+        hints=(
+            "Solve (p - 1) / (m + p - 1) <= limit for m, then round up.",
+            "m >= (p - 1) * (1 - limit) / limit. math.ceil rounds up.",
+        ),
+        solution="import math\n\n\n"
+        "def micro_batches(stages, limit):\n"
+        "    return math.ceil((stages - 1) * (1 - limit) / limit)\n\n\nanswer = micro_batches",
+        after="Sixteen stages with a bubble of an eighth need 105 micro-batches: pipelines want large batches.",
+        mistakes=(
+            Mistake(
+                lambda stages, limit: math.floor((stages - 1) * (1 - limit) / limit),
+                "Rounded down, the bubble is above the limit.",
+            ),
+            Mistake(
+                lambda stages, limit: math.ceil((stages - 1) / limit),
+                "That is the number of all time slots, m + p - 1.",
+            ),
+            Mistake(
+                lambda stages, limit: math.ceil(stages * (1 - limit) / limit),
+                "A pipeline of p stages waits p - 1 slots, not p.",
+            ),
+        ),
+        # Limits that binary numbers hold exactly, so that no rounding error decides.
+        probes=((4, 0.5), (16, 0.125), (3, 0.75), (8, 0.375)),
+    ),
+    Exercise(
+        id="08.5",
+        level=3,
+        minutes=12,
+        hints=(
+            "expert // own is the rank of an expert.",
+            "For each token, collect the ranks of its experts in a set, and take its own rank out.",
+        ),
+        solution="def parcels(choices, home, own):\n"
+        "    ranks = [{expert // own for expert in chosen} - {here} for chosen, here in zip(choices, home)]\n"
+        "    return sum(len(others) for others in ranks)\n\n\nanswer = parcels",
+        after="V3 goes further: it lets a token choose experts on 4 machines at most (report, section 2.1.2).",
+        mistakes=(
+            Mistake(
+                lambda choices, home, own: sum(
+                    rank != here for row, here in zip(_owners(choices, own), home, strict=True) for rank in row
+                ),
+                "Two experts of a token on the same rank need one parcel, not two.",
+            ),
+            Mistake(
+                lambda choices, home, own: sum(len(set(row)) for row in _owners(choices, own)),
+                "A parcel to the token's own rank does not leave it.",
+            ),
+            Mistake(
+                lambda choices, home, own: sum(
+                    len({expert % own for expert in chosen} - {here})
+                    for chosen, here in zip(choices, home, strict=True)
+                ),
+                "expert % own is the place on its rank. Its rank is expert // own.",
+            ),
+        ),
+        probes=(
+            ([[0, 1], [4, 5], [0, 7]], [0, 0, 1], 4),
+            ([[0, 2, 9], [3, 5, 11]], [1, 0], 2),
+            ([[6, 7, 1], [2, 3, 0]], [3, 0], 2),
+        ),
+    ),
+)
