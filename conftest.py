@@ -1,7 +1,12 @@
-"""Test workers share the cores evenly; two that each use all of them would mostly wait for one another."""
+"""For all tests: workers share the cores evenly, and no learner's record of solved exercises is read or changed."""
 
 import os
+import tempfile
+from pathlib import Path
 
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # before torch is imported, here and in the kernels that inherit this
+    # Two workers that each use all cores would mostly wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
+_record = tempfile.TemporaryDirectory(prefix="course-progress-", ignore_cleanup_errors=True)
+os.environ["COURSE_PROGRESS"] = str(Path(_record.name) / "progress.json")

@@ -402,10 +402,10 @@ async def _stop_at_once(client: NotebookClient, execution: Coroutine[Any, Any, A
 
 
 def _environment(folder: str) -> dict[str, str]:
-    """Variables of a kernel: those of this process and its `utils`, without the user's IPython profile."""
+    """Variables of a kernel: those of this process and its `utils`, without the user's profile and progress."""
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     path = os.pathsep.join(filter(None, (str(course.ROOT), kept.get("PYTHONPATH"))))
-    return kept | {"PYTHONPATH": path, "IPYTHONDIR": folder}
+    return kept | {"PYTHONPATH": path, "IPYTHONDIR": folder, "COURSE_PROGRESS": f"{folder}/progress.json"}
 
 
 def _failure(chapter: _Chapter, error: str) -> Failure:

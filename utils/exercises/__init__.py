@@ -1,9 +1,11 @@
-"""Exercises that answer back: `check`, `hint` and `solution`.
+"""Exercises that answer back: `check`, `hint` and `solution`; a `quiz` for each chapter; and `progress`.
 
 Each chapter's exercises stand in a module of this package (`chapter_01.py`, ...). An exercise is data: its solution
 is a piece of code that assigns `answer`, and its typical mistakes are wrong answers, each with the hint that fits it.
 A learner's answer is compared with the solution's, then with the mistakes'. A function is compared by what it does:
 it is called on the exercise's probes.
+
+A module may also hold the chapter's quiz, `QUIZ`: questions with lettered options, and why each is right or wrong.
 """
 
 import functools
@@ -14,6 +16,8 @@ import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from utils import learner
 
 LEVELS = {1: "warm-up", 2: "practice", 3: "challenge"}
 
@@ -29,7 +33,7 @@ class NotYet(Exception):
 
 
 class ExerciseError(ValueError):
-    """There is no exercise of that id."""
+    """There is no exercise or quiz of that id, or a quiz got letters that fit no option."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,26 @@ class Exercise:
         return namespace["answer"]
 
 
+@dataclass(frozen=True)
+class Question:
+    """One question of a quiz.
+
+    Attributes:
+        text: the question.
+        options: pairs of what an option says and why it is right or wrong; lettered a, b, c, ...
+        right: letter of the one right option.
+    """
+
+    text: str
+    options: tuple[tuple[str, str], ...]
+    right: str
+
+    @property
+    def letters(self) -> str:
+        """The options' letters, "abc" for three."""
+        return "abcdefgh"[: len(self.options)]
+
+
 @functools.cache
 def all_exercises() -> dict[str, Exercise]:
     """Every exercise of every chapter, by id, in order."""
@@ -82,6 +106,14 @@ def all_exercises() -> dict[str, Exercise]:
         for exercise in importlib.import_module(f"{__name__}.{module}").EXERCISES:
             found[exercise.id] = exercise
     return found
+
+
+@functools.cache
+def all_quizzes() -> dict[str, tuple[Question, ...]]:
+    """The quiz of every chapter that has one, by the chapter's number, in order."""
+    modules = sorted(info.name for info in pkgutil.iter_modules(__path__))
+    quizzes = {name[-2:]: getattr(importlib.import_module(f"{__name__}.{name}"), "QUIZ", ()) for name in modules}
+    return {chapter: questions for chapter, questions in quizzes.items() if questions}
 
 
 def get(exercise_id: str) -> Exercise:
@@ -115,6 +147,7 @@ def check(exercise_id: str, answer: Any = ...) -> None:
         print(f"{exercise.id} is waiting for your answer ({box}). Replace the ... and run the cell again.")
         return
     if given.equals(exercise.answer):
+        learner.solved(exercise.id)
         print(f"{exercise.id} ✔ right. {exercise.after}")
         return
     raise NotYet(f"{exercise.id}, not yet. {_advice(given, exercise)}")
@@ -131,6 +164,77 @@ def hint(exercise_id: str) -> None:
 def solution(exercise_id: str) -> None:
     """Print the code of an exercise's solution."""
     print(get(exercise_id).solution.strip())
+
+
+def quiz(chapter: str, answers: str = "") -> None:
+    """Show the quiz of a chapter, or judge answers to it.
+
+    Args:
+        chapter: its number, "05".
+        answers: one letter a question, as in "b a c"; spaces and capitals do not matter. Empty: the questions.
+
+    Raises:
+        ExerciseError: no such quiz, or the letters do not fit the questions.
+    """
+    if chapter not in all_quizzes():
+        raise ExerciseError(f"no quiz {chapter!r}; there are {', '.join(all_quizzes())}")
+    questions = all_quizzes()[chapter]
+    given = "".join(str(answers).casefold().replace(",", " ").split())
+    if given and len(given) != len(questions):
+        raise ExerciseError(f"the quiz has {len(questions)} questions; got {len(given)} letters, {given!r}")
+    for number, (letter, question) in enumerate(zip(given, questions, strict=False), 1):
+        if letter not in question.letters:
+            raise ExerciseError(f"question {number} has the options {', '.join(question.letters)}; got {letter!r}")
+    for number, question in enumerate(questions, 1):
+        print(f"{number}. {question.text}")
+        if not given:
+            for letter, (option, _) in zip(question.letters, question.options, strict=True):
+                print(f"   {letter}) {option}")
+            continue
+        letter = given[number - 1]
+        option, why = question.options[question.letters.index(letter)]
+        mark = "✔ right." if letter == question.right else "not yet."
+        print(f"   {letter}) {option}\n   {mark} {why}")
+    if given:
+        right = sum(letter == question.right for letter, question in zip(given, questions, strict=True))
+        learner.answered(chapter, right)
+        print(f"{right} of {len(questions)} right.")
+    else:
+        example = " ".join("abcabc"[: len(questions)])
+        print(f'Answer with one letter a question, for example quiz("{chapter}", "{example}").')
+
+
+def progress(*, reset: bool | str = False) -> None:
+    """Show what is solved: a line for each chapter, and where to go on.
+
+    Args:
+        reset: True forgets everything, "05" forgets one chapter.
+
+    Raises:
+        ExerciseError: `reset` names no chapter.
+    """
+    chapters: dict[str, list[Exercise]] = {}
+    for exercise in all_exercises().values():
+        chapters.setdefault(exercise.id[:2], []).append(exercise)
+    if reset:
+        if reset is not True and reset not in chapters:
+            raise ExerciseError(f"reset must be True or a chapter; got {reset!r}; there are {', '.join(chapters)}")
+        learner.reset(None if reset is True else reset)
+        print("Forgotten: " + ("all chapters." if reset is True else f"chapter {reset}."))
+    record = learner.load()
+    done = {key for key in record[learner.EXERCISES] if key in all_exercises()}
+    print("chapter   exercises       quiz   still to do")
+    for chapter, group in chapters.items():
+        marks = "".join("■" if exercise.id in done else "□" for exercise in group)
+        questions = len(all_quizzes().get(chapter, ()))
+        score = f"{record[learner.QUIZZES].get(chapter, 0)}/{questions}"
+        left = [exercise for exercise in group if exercise.id not in done]
+        todo = f"{', '.join(e.id for e in left)} (about {sum(e.minutes for e in left)} min)" if left else "all solved"
+        print(f"{chapter:<10}{marks:<8}{sum(e.id in done for e in group)}/{len(group):<6}{score:<7}{todo}")
+    counts = [f"{sum(all_exercises()[key].level == level for key in done)} of "
+              f"{sum(e.level == level for e in all_exercises().values())} {name}"
+              for level, name in LEVELS.items()]  # fmt: skip
+    print(f"{len(done)} of {len(all_exercises())} exercises solved: {', '.join(counts)}.")
 
 
 class _Given:

@@ -4,19 +4,19 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from utils import progress
+from utils import bars
 
 CELL = """
 import time
-from utils import progress
-for number in progress.bar(range(5), "counting", every=0):
+from utils import bars
+for number in bars.bar(range(5), "counting", every=0):
     time.sleep(0.01)
 print("sum", sum(range(5)))
 """
 
 
 def test_it_yields_every_item(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(progress.bar(range(5), "counting")) == [0, 1, 2, 3, 4]
+    assert list(bars.bar(range(5), "counting")) == [0, 1, 2, 3, 4]
     assert capsys.readouterr() == ("", "")
 
 
