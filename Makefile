@@ -2,6 +2,7 @@
 #   PYTHON=python3.12   the Python that makes .venv (3.11, 3.12 or 3.13)
 #   ONLY=05,07          chapters for "make course", or topics for "make bench"
 #   JOBS=2              notebooks that "make course" runs at the same time
+#   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup course test lab bench clean
@@ -13,7 +14,7 @@ COURSE_PYTHON := .venv/bin/python
 help:
 	@echo "DeepSeek by the Numbers"
 	@echo
-	@echo "  make lab      open the course in JupyterLab, at chapter 00"
+	@echo "  make lab      open the course in JupyterLab, at chapter 00 (PORT=8890)"
 	@echo "  make course   run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
 	@echo "  make test     run all tests, the notebooks' outputs included"
 	@echo "  make bench    measure and print side-by-side ratios"
@@ -32,8 +33,7 @@ test: setup
 	@"$(COURSE_PYTHON)" -m pytest
 
 lab: setup
-	@"$(COURSE_PYTHON)" -m jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
-		notebooks/00_start_here.ipynb
+	@"$(COURSE_PYTHON)" -m utils lab $(if $(PORT),--port "$(PORT)")
 
 bench: setup
 	@"$(COURSE_PYTHON)" -m utils bench $(if $(ONLY),--only "$(ONLY)")
