@@ -1,4 +1,4 @@
-"""What the shell can do: `python -m utils` with `lab`, `run`, `save`, `refresh`, `publish`, `params`, `plan` and more."""
+"""What the shell can do: `python -m utils` with `lab`, `run`, `save`, `refresh`, `params`, `plan` and more."""
 
 import argparse
 import json
