@@ -34,6 +34,7 @@ SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-fi
 SWITCHES += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PATIENCE = 90_000  # milliseconds; a busy machine is slow
 RUN_ALL = 300_000
+expect.set_options(timeout=PATIENCE)
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
 
@@ -217,7 +218,8 @@ def slider(page: Page) -> tuple[Locator, Locator]:
 
 def test_the_slider_moves_by_keyboard(ran: Page):
     handle, text = slider(ran)
-    ran.locator(".jp-NotebookPanel:visible .jp-CodeCell", has=handle).locator(".jp-InputPrompt").click()
+    cell = ran.locator(".jp-NotebookPanel:visible .jp-CodeCell", has=ran.get_by_role("slider"))
+    cell.locator(".jp-InputPrompt").click()
     for _ in range(30):  # a learner without a mouse gets there with Tab
         if handle.evaluate("handle => handle === document.activeElement"):
             break
