@@ -28,8 +28,8 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from utils import course, exercises, learner, report, runner
 
 SCREENSHOTS = course.ROOT / "build" / "screenshots"
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = os.environ.get("COURSE_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
+NAMES = (os.environ.get("COURSE_BROWSER", ""), "chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
 SWITCHES += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PATIENCE = 90_000  # milliseconds; a busy machine is slow
@@ -364,7 +364,7 @@ def test_the_report_is_for_everybody(browser: Browser, build: Path, scheme: str,
     [("01_architecture_math.ipynb", "light", DESKTOP), ("12_attention_visualization.ipynb", "dark", PHONE)],
 )
 def test_a_handout_is_for_everybody(browser: Browser, tmp_path: Path, notebook: str, scheme: str, width: int):
-    path = tmp_path / "handout.html"
+    path = (tmp_path / notebook).with_suffix(".html")
     handout(notebook, path)
     assert complaints(browser, path, scheme, width, f"handout-{notebook[:2]}-{scheme}-{width}") == set()
 
