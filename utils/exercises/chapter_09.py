@@ -215,7 +215,7 @@ QUIZ = (
             ),
             (
                 "A random split balances the chapters better",
-                "The split of section 4 has the same number from every chapter as well. Balance would not give "
+                "The score is the mean over the chapters, so their sizes hardly matter. Balance would not give "
                 "ten points.",
             ),
         ),

@@ -177,8 +177,8 @@ QUIZ = (
             ),
             (
                 "It falls, as the frozen layers keep nothing",
-                "A frozen layer has no gradient of its own, but the backward pass through it still needs its "
-                "activations.",
+                "A frozen layer has no gradient of its own, but the way back through it still needs much of "
+                "what it has computed.",
             ),
         ),
         right="b",

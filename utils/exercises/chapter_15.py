@@ -120,11 +120,11 @@ QUIZ = (
         text="In a plan for DeepSeek-V3, you double the number of conversations. What doubles?",
         options=(
             (
-                "The weights, the cache and the activations",
+                "Weights, cache and activations",
                 "The weights serve all conversations. Section 1's figure shows them level while the batch grows.",
             ),
             (
-                "The cache and all of the activations",
+                "Cache and activations alike",
                 "Prompts are read in pieces of 4,096 tokens, however many wait. Only the small part for the "
                 "logits grows.",
             ),
