@@ -238,6 +238,16 @@ def exercises_are_all_asked_and_untouched(name: str, notebook: NotebookNode) -> 
 
 
 @rule
+def a_quiz_is_asked_and_untouched(name: str, notebook: NotebookNode) -> list[str]:
+    asked = [[argument.value for argument in call.args] for call in calls(notebook, "quiz")]
+    if asked != [[name[:2], ""]]:
+        return [f"one quiz({name[:2]!r}, \"\") is needed; got {asked}"]
+    shown = "".join(printed(cell) for cell in code(notebook) if cell.source.startswith("quiz("))
+    complaints = [question.text for question in exercises.all_quizzes()[name[:2]] if question.text not in shown]
+    return [f"the saved quiz lacks {text!r}" for text in complaints]
+
+
+@rule
 def headings_step_down_one_level_at_a_time(name: str, notebook: NotebookNode) -> list[str]:
     text = re.sub(r"```.*?```", "", "\n".join(prose(notebook)), flags=re.DOTALL)
     levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
@@ -356,6 +366,10 @@ def verdict_output_lost(notebook: NotebookNode) -> None:
             cell.outputs = []
 
 
+def quiz_output_lost(notebook: NotebookNode) -> None:
+    code(notebook)[-1].outputs = []
+
+
 def all_outputs_ignored(notebook: NotebookNode) -> None:
     for cell in code(notebook)[1:]:
         cell.metadata.update(tags=[IGNORED], reason="a reason that is long enough")
@@ -395,6 +409,9 @@ PLANTED = [
     (each_claim_of_the_chapter_is_judged_once, verdict_output_lost),
     (exercises_are_all_asked_and_untouched, add_code('check("01.1", 3)')),
     (exercises_are_all_asked_and_untouched, in_prose("(challenge, 10 min)", "(challenge, 11 min)")),
+    (a_quiz_is_asked_and_untouched, lambda notebook: notebook.cells.remove(code(notebook)[-1])),
+    (a_quiz_is_asked_and_untouched, add_code('quiz("01", "a b c a")')),
+    (a_quiz_is_asked_and_untouched, quiz_output_lost),
     (headings_step_down_one_level_at_a_time, add_prose("# Another title")),
     (headings_step_down_one_level_at_a_time, add_prose("## Two\n\n#### Four")),
 ]
