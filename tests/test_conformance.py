@@ -241,7 +241,7 @@ def exercises_are_all_asked_and_untouched(name: str, notebook: NotebookNode) -> 
 def a_quiz_is_asked_and_untouched(name: str, notebook: NotebookNode) -> list[str]:
     asked = [[argument.value for argument in call.args] for call in calls(notebook, "quiz")]
     if asked != [[name[:2], ""]]:
-        return [f"one quiz({name[:2]!r}, \"\") is needed; got {asked}"]
+        return [f'one quiz({name[:2]!r}, "") is needed; got {asked}']
     shown = "".join(printed(cell) for cell in code(notebook) if cell.source.startswith("quiz("))
     complaints = [question.text for question in exercises.all_quizzes()[name[:2]] if question.text not in shown]
     return [f"the saved quiz lacks {text!r}" for text in complaints]
