@@ -18,7 +18,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from utils import claims, course, exercises
+from utils import claims, course, exercises, languages
 
 PATHS = course.notebook_paths()
 NOTEBOOKS = {path.name: nbformat.read(path, as_version=4) for path in PATHS}
@@ -56,6 +56,8 @@ def printed(cell: NotebookNode) -> str:
 
 
 def numbered(text: str) -> int:
+    """Points of a numbered list; the same list in Chinese does not count again."""
+    text = languages.without_block(text)
     return len(re.findall(r"^\d+\. ", text, re.MULTILINE))
 
 
@@ -126,6 +128,16 @@ def internal_links_resolve(name: str, notebook: NotebookNode) -> list[str]:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", "\n".join(prose(notebook)))
     internal = [link for link in links if not re.match(r"https?:", link)]
     return [f"broken link {link}" for link in internal if not (course.NOTEBOOKS / link).exists()]
+
+
+@rule
+def the_glossary_is_linked_and_its_terms_exist(name: str, notebook: NotebookNode) -> list[str]:
+    text = "\n".join(prose(notebook))
+    if f"]({languages.GLOSSARY})" not in text or "<!-- zh -->" not in text:
+        return ["lacks the block '<!-- zh -->' with title, objectives and glossary: run `python -m utils refresh`"]
+    known = {term.anchor for term in languages.glossary()}
+    anchors = re.findall(rf"\]\({re.escape(languages.GLOSSARY)}#([^)]+)\)", text)
+    return [f"no term {anchor} in the glossary" for anchor in anchors if anchor not in known]
 
 
 @rule
@@ -301,6 +313,9 @@ def test_generated_parts_are_up_to_date(tmp_path, monkeypatch):
         copied = tmp_path / getattr(course, name).name
         shutil.copy(getattr(course, name), copied)
         monkeypatch.setattr(course, name, copied)
+    (tmp_path / "docs").mkdir()
+    for name in ("README.zh-CN.md", "docs/glossary.md"):
+        shutil.copy(course.ROOT / name, tmp_path / name)
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(course.notebook_paths, "__defaults__", (tmp_path / "notebooks",))
     assert [path.name for path in course.refresh()] == []
@@ -386,6 +401,9 @@ PLANTED = [
     (the_set_up_cell_is_the_generated_one, set_up_cell_changed),
     (the_set_up_cell_is_the_generated_one, set_up_cell_speaks),
     (internal_links_resolve, add_prose("[nowhere](99_nowhere.ipynb)")),
+    (the_glossary_is_linked_and_its_terms_exist, in_prose("<!-- zh -->", "")),
+    (the_glossary_is_linked_and_its_terms_exist, in_prose("](../docs/glossary.md)", "](../README.md)")),
+    (the_glossary_is_linked_and_its_terms_exist, add_prose("[a word](../docs/glossary.md#no-such-word)")),
     (images_are_local_and_have_alt_text, add_prose("![a picture](https://example.org/a.png)")),
     (images_are_local_and_have_alt_text, add_prose("![](images/open-in-colab.svg)")),
     (images_are_local_and_have_alt_text, add_prose('<img src="images/open-in-colab.svg">')),

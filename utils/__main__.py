@@ -32,6 +32,11 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("refresh", help="write the generated parts of notebooks and README anew")
 
+    translate = commands.add_parser("translate", help="write a chapter in another language to build/")
+    translate.add_argument("chapter", metavar="05", help="chapter number")
+    translate.add_argument("--language", default="zh-CN", metavar="CODE", help="default: zh-CN")
+    translate.add_argument("--extract", action="store_true", help="write or update the translation file instead")
+
     publish = commands.add_parser("publish", help="set the repository that badges and set-up cells point to")
     publish.add_argument("repository", metavar="owner/name")
     publish.add_argument("--tag", help="tag or branch that Colab installs")
@@ -147,6 +152,17 @@ def _refresh() -> int:
     return 0
 
 
+def _translate(arguments: argparse.Namespace) -> int:
+    from utils import translate
+
+    if arguments.extract:
+        print(f"Fill in: {translate.extract(arguments.chapter, arguments.language)}")
+        return 0
+    made, notes = translate.translate(arguments.chapter, arguments.language)
+    print("\n".join([*(f"stays English: {note}" for note in notes), f"Written: {made}"]))
+    return 0
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from utils import course, runner
 
@@ -178,6 +194,8 @@ def main(argv: list[str] | None = None) -> int:
                 return _save(arguments.chapters)
             case "refresh":
                 return _refresh()
+            case "translate":
+                return _translate(arguments)
             case "publish":
                 from utils import course
 

@@ -1,8 +1,8 @@
 """The chapters as a whole: the course map, and the parts of notebooks and README that are generated.
 
 `refresh` writes every generated part from its one source: the set-up cell, the Colab badge, the line of reading time,
-seconds and memory, the link to the next chapter, and the README's tables and figure. A test says that running it
-again changes nothing.
+seconds and memory, the link to the next chapter, the Chinese title and objectives, the tables and the figure of the
+READMEs, and the glossary. A test says that running it again changes nothing.
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from utils import claims, exercises
+from utils import claims, exercises, languages
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -169,13 +169,17 @@ def refresh() -> list[Path]:
     picture = next(filter(None, (_tagged_picture(notebook) for notebook in notebooks.values())), None)
     if picture and _write(README_FIGURE, picture):
         changed.append(README_FIGURE)
-    if README.exists():
-        parts = {
-            "map": course_map("notebooks/"),
-            "verdicts": claims.scoreboard([v for path in notebooks for v in claims.saved_verdicts(path)]),
-        }
-        if _write(README, _fill(README.read_text(encoding="utf-8"), parts)):
-            changed.append(README)
+    verdicts = [v for path in notebooks for v in claims.saved_verdicts(path)]
+    measured = [(chapter, _runs_in(chapter), _memory(chapter)) for chapter in known]
+    pages = {
+        "README.md": {"map": course_map("notebooks/"), "verdicts": claims.scoreboard(verdicts)},
+        "README.zh-CN.md": {"map": languages.chapter_map(measured), "verdicts": languages.scoreboard(verdicts)},
+        "docs/glossary.md": {"terms": languages.glossary_terms(known)},
+    }
+    for name, parts in pages.items():
+        page = README.parent / name
+        if page.exists() and _write(page, _fill(page.read_text(encoding="utf-8"), parts)):
+            changed.append(page)
     return changed
 
 
@@ -185,7 +189,9 @@ def _describe(path: Path, notebook: NotebookNode, known: dict[str, Any]) -> dict
     question = re.search(r"^\*\*The question:\*\* (.+)$", first, re.MULTILINE)
     if not title or not question:
         raise CourseError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
-    words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    words = sum(
+        len(languages.without_block(cell.source).split()) for cell in notebook.cells if cell.cell_type == "markdown"
+    )
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
     boxes = (e.minutes for e in exercises.all_exercises().values() if e.id.startswith(path.name[:2]))
     return {
@@ -216,7 +222,8 @@ def _refresh_cell(cell: NotebookNode, chapter: Chapter, following: Chapter | Non
         else ""
     )
     back = "**Back to the map:** [00 · Start here](00_start_here.ipynb)."
-    cell.source = _fill(cell.source, {"badge": f"{badge}\n\n{facts}", "next": on or back})
+    parts = {"badge": f"{badge}\n\n{facts}", "next": on or back, "zh": languages.block(chapter.number)}
+    cell.source = _fill(cell.source, parts)
 
 
 def _fill(text: str, parts: dict[str, str]) -> str:

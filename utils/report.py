@@ -51,10 +51,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown to HTML: formulas are MathML, which needs no script; links to chapters go to their handouts."""
+    """Markdown to HTML: formulas are MathML, which needs no script; links to chapters go to their handouts.
+
+    A handout lies in build/handouts/, so a link to docs/ goes up one folder more than in the notebook.
+    """
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb\b", r"\1.html", url), title)
+        url = re.sub(r"^\.\./docs/", "../../docs/", re.sub(r"^(\d\d_\w+)\.ipynb\b", r"\1.html", url))
+        return super().link(text, url, title)
 
     def inline_math(self, body: str) -> str:
         return _formula(body, "inline")
