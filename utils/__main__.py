@@ -32,6 +32,10 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("refresh", help="write the generated parts of notebooks and README anew")
 
+    handouts = commands.add_parser("handouts", help="write handouts (HTML and PDF) of the saved notebooks to build/")
+    handouts.add_argument("--only", metavar="05,07", help="chapters, separated by commas (default: all, and the book)")
+    handouts.add_argument("--no-pdf", action="store_true", help="HTML only")
+
     publish = commands.add_parser("publish", help="set the repository that badges and set-up cells point to")
     publish.add_argument("repository", metavar="owner/name")
     publish.add_argument("--tag", help="tag or branch that Colab installs")
@@ -178,6 +182,10 @@ def main(argv: list[str] | None = None) -> int:
                 return _save(arguments.chapters)
             case "refresh":
                 return _refresh()
+            case "handouts":
+                from utils import handouts
+
+                return handouts.make(arguments.only, pdf=not arguments.no_pdf)
             case "publish":
                 from utils import course
 
