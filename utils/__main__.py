@@ -36,6 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     handouts.add_argument("--only", metavar="05,07", help="chapters, separated by commas (default: all, and the book)")
     handouts.add_argument("--no-pdf", action="store_true", help="HTML only")
 
+    slides = commands.add_parser("slides", help="write a deck of slides for each part of the course to build/")
+    slides.add_argument("--only", metavar="1,3", help="parts, separated by commas (default: all)")
+
     publish = commands.add_parser("publish", help="set the repository that badges and set-up cells point to")
     publish.add_argument("repository", metavar="owner/name")
     publish.add_argument("--tag", help="tag or branch that Colab installs")
@@ -186,6 +189,10 @@ def main(argv: list[str] | None = None) -> int:
                 from utils import handouts
 
                 return handouts.make(arguments.only, pdf=not arguments.no_pdf)
+            case "slides":
+                from utils import slides
+
+                return slides.make(arguments.only)
             case "publish":
                 from utils import course
 

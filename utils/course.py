@@ -22,7 +22,17 @@ NOTEBOOKS = ROOT / "notebooks"
 README = ROOT / "README.md"
 DATA = Path(__file__).resolve().parent / "data" / "course.json"
 README_FIGURE = ROOT / "docs" / "where-the-parameters-are.png"
+WORKSHOP = ROOT / "docs" / "workshop.md"
 BADGE = "images/open-in-colab.svg"
+
+# The parts of the course, and their chapters: one deck of slides each.
+PARTS = {
+    "Foundations": ("00", "01", "02"),
+    "Train it": ("03", "04"),
+    "Run it": ("05", "06", "07", "08"),
+    "Adapt it": ("09", "10", "11"),
+    "Understand it": ("12", "13", "14", "15"),
+}
 
 # What Colab lacks. Its own torch stays: these packages accept it, and the course is installed without dependencies.
 COLAB_PACKAGES = (
