@@ -21,7 +21,7 @@ from utils.claims import VERDICT_MIME, saved_verdicts
 from utils.report import write_text
 
 SKIPPED = re.compile(r"Exercises|Quiz|.*\bquiz\b", re.IGNORECASE)  # sections that slides leave out
-WORDS = 120  # of a section's text on one slide
+WORDS, DENSE = 120, 95  # of a section's text on one slide; from how many on in smaller letters
 CODE_LINES, RESULT_LINES, COLUMNS = 14, 15, 104  # the most that fits
 
 # nbconvert's slide show with a head of our own: reveal.js from the folder beside the deck, no script from a network.
@@ -50,7 +50,7 @@ _DECK = """
 </main>
 <script src="reveal/dist/reveal.js"></script>
 <script>
-Reveal.initialize({width: 1280, height: 720, center: false, hash: true, slideNumber: "c/t", transition: "none"});
+Reveal.initialize({width: 1280, height: 720, hash: true, slideNumber: "c/t", transition: "none"});
 </script>
 </body>
 {% endblock -%}
@@ -113,7 +113,7 @@ def _section_slides(section: list, chapter: handouts.Chapter) -> Iterator[Notebo
         if open_to_all or _is_question(block):
             opening.append(block)
     html = chapter.text("\n\n".join(opening))
-    yield _slide("subslide", f'<div class="dense">{html}</div>' if len(" ".join(opening).split()) > 75 else html)
+    yield _slide("subslide", f'<div class="dense">{html}</div>' if len(" ".join(opening).split()) > DENSE else html)
     results = cards = 0
     for block in blocks:
         if isinstance(block, str):
@@ -136,8 +136,12 @@ def _section_slides(section: list, chapter: handouts.Chapter) -> Iterator[Notebo
                 short = _fits(block.source, CODE_LINES) and lines + printed <= 20
                 if (short or printed > 2) and "claim(" not in block.source:
                     results += 1
-                    yield _slide("subslide", where + (handouts.code(block.source) if short else ""))
-                    yield _slide("fragment" if short else "-", chapter.output(output))
+                    width = max(map(len, (output.text + (block.source if short else "")).splitlines()))
+                    large = "large" if width <= 74 and printed + lines * short <= 13 else ""
+                    yield _slide("subslide", where)
+                    if short:
+                        yield _slide("-", f'<div class="{large}">{handouts.code(block.source)}</div>')
+                    yield _slide("fragment" if short else "-", f'<div class="{large}">{chapter.output(output)}</div>')
                     cards = 0
 
 
