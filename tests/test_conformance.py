@@ -287,7 +287,7 @@ def test_generated_parts_are_up_to_date(tmp_path, monkeypatch):
     import shutil
 
     shutil.copytree(course.NOTEBOOKS, tmp_path / "notebooks")
-    for name in ("README", "DATA", "README_FIGURE"):
+    for name in ("README", "DATA", "README_FIGURE", "WORKSHOP"):
         copied = tmp_path / getattr(course, name).name
         shutil.copy(getattr(course, name), copied)
         monkeypatch.setattr(course, name, copied)

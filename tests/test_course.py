@@ -33,6 +33,7 @@ def small_course(tmp_path, monkeypatch):
     monkeypatch.setattr(course.notebook_paths, "__defaults__", (folder,))
     monkeypatch.setattr(course, "README", tmp_path / "README.md")
     monkeypatch.setattr(course, "DATA", tmp_path / "course.json")
+    monkeypatch.setattr(course, "WORKSHOP", tmp_path / "docs" / "workshop.md")
     monkeypatch.setattr(course, "README_FIGURE", tmp_path / "docs" / "figure.png")
     return tmp_path
 

@@ -1,8 +1,8 @@
 """The chapters as a whole: the course map, and the parts of notebooks and README that are generated.
 
 `refresh` writes every generated part from its one source: the set-up cell, the Colab badge, the line of reading time,
-seconds and memory, the link to the next chapter, and the README's tables and figure. A test says that running it
-again changes nothing.
+seconds and memory, the link to the next chapter, the README's tables and figure, and the workshop guide's timetables.
+A test says that running it again changes nothing.
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from utils import claims, exercises
+from utils import claims, exercises, workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -114,6 +114,20 @@ def course_map(links: str = "", *, measured: bool = True) -> str:
     return "\n".join(f"| {' | '.join(row if measured else row[:4])} |" for row in rows)
 
 
+def parts_table() -> str:
+    """The parts of the course as a Markdown table: chapters, minutes to read and to practise."""
+    known = {chapter.number: chapter for chapter in chapters()}
+    rows = ["| part | chapters | read | exercises |", "| --- | --- | --- | --- |"]
+    for place, (name, numbers) in enumerate(PARTS.items(), 1):
+        read, practise = (
+            sum(getattr(known[number], minutes) for number in numbers)
+            for minutes in ("read_minutes", "exercise_minutes")
+        )
+        links = ", ".join(f"[{number}](../notebooks/{known[number].file})" for number in numbers)
+        rows.append(f"| {place} · {name} | {links} | {read} min | {practise} min |")
+    return "\n".join(rows)
+
+
 def _runs_in(chapter: Chapter) -> str:
     return "not yet measured" if chapter.seconds is None else f"{_rounded_up(chapter.seconds, 5)} s"
 
@@ -186,6 +200,10 @@ def refresh() -> list[Path]:
         }
         if _write(README, _fill(README.read_text(encoding="utf-8"), parts)):
             changed.append(README)
+    if WORKSHOP.exists():
+        plans = {"parts": parts_table()} | workshop.tables(known)
+        if _write(WORKSHOP, _fill(WORKSHOP.read_text(encoding="utf-8"), plans)):
+            changed.append(WORKSHOP)
     return changed
 
 
