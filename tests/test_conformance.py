@@ -314,7 +314,7 @@ def test_generated_parts_are_up_to_date(tmp_path, monkeypatch):
         shutil.copy(getattr(course, name), copied)
         monkeypatch.setattr(course, name, copied)
     (tmp_path / "docs").mkdir()
-    for name in ("README.zh-CN.md", "docs/glossary.md"):
+    for name in ("README.zh-CN.md", "docs/glossary.md", "docs/workshop.md"):
         shutil.copy(course.ROOT / name, tmp_path / name)
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(course.notebook_paths, "__defaults__", (tmp_path / "notebooks",))

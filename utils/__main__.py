@@ -36,6 +36,12 @@ def _parser() -> argparse.ArgumentParser:
     translate.add_argument("chapter", metavar="05", help="chapter number")
     translate.add_argument("--language", default="zh-CN", metavar="CODE", help="default: zh-CN")
     translate.add_argument("--extract", action="store_true", help="write or update the translation file instead")
+    handouts = commands.add_parser("handouts", help="write handouts (HTML and PDF) of the saved notebooks to build/")
+    handouts.add_argument("--only", metavar="05,07", help="chapters, separated by commas (default: all, and the book)")
+    handouts.add_argument("--no-pdf", action="store_true", help="HTML only")
+
+    slides = commands.add_parser("slides", help="write a deck of slides for each part of the course to build/")
+    slides.add_argument("--only", metavar="1,3", help="parts, separated by commas (default: all)")
 
     publish = commands.add_parser("publish", help="set the repository that badges and set-up cells point to")
     publish.add_argument("repository", metavar="owner/name")
@@ -196,6 +202,14 @@ def main(argv: list[str] | None = None) -> int:
                 return _refresh()
             case "translate":
                 return _translate(arguments)
+            case "handouts":
+                from utils import handouts
+
+                return handouts.make(arguments.only, pdf=not arguments.no_pdf)
+            case "slides":
+                from utils import slides
+
+                return slides.make(arguments.only)
             case "publish":
                 from utils import course
 

@@ -2,7 +2,7 @@
 
 `refresh` writes every generated part from its one source: the set-up cell, the Colab badge, the line of reading time,
 seconds and memory, the link to the next chapter, the Chinese title and objectives, the tables and the figure of the
-READMEs, and the glossary. A test says that running it again changes nothing.
+READMEs, the glossary, and the workshop guide's timetables. A test says that running it again changes nothing.
 """
 
 import base64
@@ -15,7 +15,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from utils import claims, exercises, languages
+from utils import claims, exercises, languages, workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -23,6 +23,15 @@ README = ROOT / "README.md"
 DATA = Path(__file__).resolve().parent / "data" / "course.json"
 README_FIGURE = ROOT / "docs" / "where-the-parameters-are.png"
 BADGE = "images/open-in-colab.svg"
+
+# The parts of the course, and their chapters: one deck of slides each.
+PARTS = {
+    "Foundations": ("00", "01", "02"),
+    "Train it": ("03", "04"),
+    "Run it": ("05", "06", "07", "08"),
+    "Adapt it": ("09", "10", "11"),
+    "Understand it": ("12", "13", "14", "15"),
+}
 
 # What Colab lacks. Its own torch stays: these packages accept it, and the course is installed without dependencies.
 COLAB_PACKAGES = (
@@ -104,6 +113,20 @@ def course_map(links: str = "", *, measured: bool = True) -> str:
     return "\n".join(f"| {' | '.join(row if measured else row[:4])} |" for row in rows)
 
 
+def parts_table() -> str:
+    """The parts of the course as a Markdown table: chapters, minutes to read and to practise."""
+    known = {chapter.number: chapter for chapter in chapters()}
+    rows = ["| part | chapters | read | exercises |", "| --- | --- | --- | --- |"]
+    for place, (name, numbers) in enumerate(PARTS.items(), 1):
+        read, practise = (
+            sum(getattr(known[number], minutes) for number in numbers)
+            for minutes in ("read_minutes", "exercise_minutes")
+        )
+        links = ", ".join(f"[{number}](../notebooks/{known[number].file})" for number in numbers)
+        rows.append(f"| {place} · {name} | {links} | {read} min | {practise} min |")
+    return "\n".join(rows)
+
+
 def _runs_in(chapter: Chapter) -> str:
     return "not yet measured" if chapter.seconds is None else f"{_rounded_up(chapter.seconds, 5)} s"
 
@@ -175,6 +198,7 @@ def refresh() -> list[Path]:
         "README.md": {"map": course_map("notebooks/"), "verdicts": claims.scoreboard(verdicts)},
         "README.zh-CN.md": {"map": languages.chapter_map(measured), "verdicts": languages.scoreboard(verdicts)},
         "docs/glossary.md": {"terms": languages.glossary_terms(known)},
+        "docs/workshop.md": {"parts": parts_table()} | workshop.tables(known),
     }
     for name, parts in pages.items():
         page = README.parent / name
