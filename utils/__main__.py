@@ -32,9 +32,9 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("refresh", help="write the generated parts of notebooks and README anew")
 
-    publish = commands.add_parser("publish", help="set the repository that badges and set-up cells point to")
+    publish = commands.add_parser("publish", help="set the repository that badges, set-up cells and links point to")
     publish.add_argument("repository", metavar="owner/name")
-    publish.add_argument("--tag", help="tag or branch that Colab installs")
+    publish.add_argument("--tag", metavar="v1.0", help="tag or branch that Colab opens and installs")
 
     params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model")
     params.add_argument("model", help='for example DeepSeek-V3; "list" names all')
@@ -142,8 +142,23 @@ def _save(chapters: list[str]) -> int:
 def _refresh() -> int:
     from utils import course
 
-    for path in course.refresh():
+    return _say_changed(course.refresh())
+
+
+def _say_changed(paths: list[Path]) -> int:
+    from utils import course
+
+    for path in paths:
         print(f"refreshed {path.relative_to(course.ROOT)}")
+    return 0
+
+
+def _publish(repository: str, tag: str | None) -> int:
+    from utils import course
+
+    _say_changed(course.publish(repository, tag))
+    data = course.settings()
+    print(f"Colab opens {data['repository']} at {data['tag']}: commit, tag the commit {data['tag']}, and push both.")
     return 0
 
 
@@ -179,10 +194,7 @@ def main(argv: list[str] | None = None) -> int:
             case "refresh":
                 return _refresh()
             case "publish":
-                from utils import course
-
-                course.publish(arguments.repository, arguments.tag)
-                return 0
+                return _publish(arguments.repository, arguments.tag)
             case "params":
                 return _params(arguments)
             case "plan":
