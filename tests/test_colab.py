@@ -65,6 +65,8 @@ def machine(tmp_path_factory) -> Path:
                 (own / entry.name).symlink_to(entry)
     venv.create(folder / "venv", symlinks=True)
     (site(folder) / "preinstalled.pth").write_text(f"{own}\n")
+    (own / "utils").mkdir()
+    (own / "utils" / "__init__.py").write_text("# another package of that name\n")
 
     repository = folder / "owner" / "course"
     ignore = shutil.ignore_patterns("__pycache__")
