@@ -2,9 +2,11 @@
 #   PYTHON=python3.12   the Python that makes .venv (3.11, 3.12 or 3.13)
 #   ONLY=05,07          chapters for "make course" and "make handouts", parts for "make slides", topics for "make bench"
 #   JOBS=2              notebooks that "make course" runs at the same time
+#   REPO=owner/name     where "make publish" says that the course is hosted, on GitHub
+#   TAG=v1.0            the tag that Colab opens and installs; without it the last one stays
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course handouts slides test lab bench clean
+.PHONY: help setup course handouts slides test lab bench publish clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
@@ -19,6 +21,7 @@ help:
 	@echo "  make slides    a deck for each part of the course (ONLY=1,3)"
 	@echo "  make test      run all tests, the notebooks' outputs included"
 	@echo "  make bench     measure and print side-by-side ratios"
+	@echo "  make publish   point badges, set-up cells and links at your copy on GitHub (REPO=owner/name  TAG=v1.0)"
 	@echo "  make clean     remove .venv, build/ and caches in this folder"
 	@echo
 	@echo "docs/workshop.md has plans for a workshop of 90 minutes, half a day or two days."
@@ -46,6 +49,11 @@ lab: setup
 
 bench: setup
 	@"$(COURSE_PYTHON)" -m utils bench $(if $(ONLY),--only "$(ONLY)")
+
+publish:
+	@test -n "$$REPO" || { echo "Say where the course is hosted: make publish REPO=owner/name TAG=v1.0" >&2; exit 2; }
+	@$(MAKE) --no-print-directory setup
+	@"$(COURSE_PYTHON)" -m utils publish $(if $(TAG),--tag="$$TAG") -- "$$REPO"
 
 clean:
 	@rm -rf .venv build .pytest_cache .ruff_cache .hypothesis ./*.egg-info

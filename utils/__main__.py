@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     translate.add_argument("chapter", metavar="05", help="chapter number")
     translate.add_argument("--language", default="zh-CN", metavar="CODE", help="default: zh-CN")
     translate.add_argument("--extract", action="store_true", help="write or update the translation file instead")
+
     handouts = commands.add_parser("handouts", help="write handouts (HTML and PDF) of the saved notebooks to build/")
     handouts.add_argument("--only", metavar="05,07", help="chapters, separated by commas (default: all, and the book)")
     handouts.add_argument("--no-pdf", action="store_true", help="HTML only")
@@ -43,9 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     slides = commands.add_parser("slides", help="write a deck of slides for each part of the course to build/")
     slides.add_argument("--only", metavar="1,3", help="parts, separated by commas (default: all)")
 
-    publish = commands.add_parser("publish", help="set the repository that badges and set-up cells point to")
+    publish = commands.add_parser("publish", help="set the repository that badges, set-up cells and links point to")
     publish.add_argument("repository", metavar="owner/name")
-    publish.add_argument("--tag", help="tag or branch that Colab installs")
+    publish.add_argument("--tag", metavar="v1.0", help="tag or branch that Colab opens and installs")
 
     params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model")
     params.add_argument("model", help='for example DeepSeek-V3; "list" names all')
@@ -153,7 +154,13 @@ def _save(chapters: list[str]) -> int:
 def _refresh() -> int:
     from utils import course
 
-    for path in course.refresh():
+    return _say_changed(course.refresh())
+
+
+def _say_changed(paths: list[Path]) -> int:
+    from utils import course
+
+    for path in paths:
         print(f"refreshed {path.relative_to(course.ROOT)}")
     return 0
 
@@ -166,6 +173,15 @@ def _translate(arguments: argparse.Namespace) -> int:
         return 0
     made, notes = translate.translate(arguments.chapter, arguments.language)
     print("\n".join([*(f"stays English: {note}" for note in notes), f"Written: {made}"]))
+    return 0
+
+
+def _publish(repository: str, tag: str | None) -> int:
+    from utils import course
+
+    _say_changed(course.publish(repository, tag))
+    data = course.settings()
+    print(f"Colab opens {data['repository']} at {data['tag']}: commit, tag the commit {data['tag']}, and push both.")
     return 0
 
 
@@ -211,10 +227,7 @@ def main(argv: list[str] | None = None) -> int:
 
                 return slides.make(arguments.only)
             case "publish":
-                from utils import course
-
-                course.publish(arguments.repository, arguments.tag)
-                return 0
+                return _publish(arguments.repository, arguments.tag)
             case "params":
                 return _params(arguments)
             case "plan":
