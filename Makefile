@@ -4,6 +4,7 @@
 #   JOBS=2              notebooks that "make course" runs at the same time
 #   REPO=owner/name     where "make publish" says that the course is hosted, on GitHub
 #   TAG=v1.0            the tag that Colab opens and installs; without it the last one stays
+#   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup course handouts slides test lab bench publish clean
@@ -15,7 +16,7 @@ COURSE_PYTHON := .venv/bin/python
 help:
 	@echo "DeepSeek by the Numbers"
 	@echo
-	@echo "  make lab       open the course in JupyterLab, at chapter 00"
+	@echo "  make lab       open the course in JupyterLab, at chapter 00 (PORT=8890)"
 	@echo "  make course    run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
 	@echo "  make handouts  pages and a book to print, from the saved outputs, with and without solutions (ONLY=05,07)"
 	@echo "  make slides    a deck for each part of the course (ONLY=1,3)"
@@ -44,8 +45,7 @@ test: setup
 	@"$(COURSE_PYTHON)" -m pytest
 
 lab: setup
-	@"$(COURSE_PYTHON)" -m jupyter lab --ServerApp.ip=127.0.0.1 $(if $(filter 0,$(shell id -u)),--allow-root) \
-		notebooks/00_start_here.ipynb
+	@"$(COURSE_PYTHON)" -m utils lab $(if $(PORT),--port "$(PORT)")
 
 bench: setup
 	@"$(COURSE_PYTHON)" -m utils bench $(if $(ONLY),--only "$(ONLY)")

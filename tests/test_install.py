@@ -330,7 +330,8 @@ def test_make_without_any_python_is_one_clear_line(tree):
         (["course", "ONLY=05,07", "JOBS=2"], '".venv/bin/python" -m utils run --only "05,07" --jobs "2"'),
         (["test"], '".venv/bin/python" -m pytest'),
         (["bench"], '".venv/bin/python" -m utils bench'),
-        (["lab"], "--ServerApp.ip=127.0.0.1"),
+        (["lab"], '".venv/bin/python" -m utils lab'),
+        (["lab", "PORT=8890"], '".venv/bin/python" -m utils lab --port "8890"'),
     ],
 )
 def test_make_runs_the_command_after_the_set_up(tree, arguments, command):

@@ -1,4 +1,4 @@
-"""What the shell can do: `python -m utils` with `run`, `save`, `refresh`, `publish`, `params`, `plan` and more."""
+"""What the shell can do: `python -m utils` with `lab`, `run`, `save`, `refresh`, `params`, `plan` and more."""
 
 import argparse
 import json
@@ -21,6 +21,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m utils", description="DeepSeek by the Numbers")
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True)
+
+    lab = commands.add_parser("lab", help="open the course in JupyterLab, at chapter 00")
+    lab.add_argument("notebooks", nargs="?", type=Path, help="folder of the chapters (default: the course's own)")
+    lab.add_argument("--port", type=int, metavar="N", help="port on 127.0.0.1 (default: a free one from 8888 on)")
+    lab.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
 
     run = commands.add_parser("run", help="run chapters, write handouts and report to build/")
     run.add_argument("--only", metavar="05,07", help="chapters to run, separated by commas (default: all)")
@@ -210,6 +215,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         match arguments.command:
+            case "lab":
+                from utils import lab
+
+                return lab.run(arguments.notebooks, arguments.port, not arguments.no_browser)
             case "run":
                 return _run(arguments)
             case "save":

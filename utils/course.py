@@ -210,18 +210,21 @@ def refresh() -> list[Path]:
     verdicts = [v for path in notebooks for v in claims.saved_verdicts(path)]
     measured = [(chapter, _runs_in(chapter), _memory(chapter)) for chapter in known]
     pages = {
-        "README.md": {
+        "README.md": lambda: {
             "map": course_map("notebooks/"),
             "verdicts": claims.scoreboard(verdicts),
             "colab": f"[Open chapter 00 in Colab]({in_colab(known[0].file)}).",
         },
-        "README.zh-CN.md": {"map": languages.chapter_map(measured), "verdicts": languages.scoreboard(verdicts)},
-        "docs/glossary.md": {"terms": languages.glossary_terms(known)},
-        "docs/workshop.md": {"parts": parts_table()} | workshop.tables(known),
+        "README.zh-CN.md": lambda: {
+            "map": languages.chapter_map(measured),
+            "verdicts": languages.scoreboard(verdicts),
+        },
+        "docs/glossary.md": lambda: {"terms": languages.glossary_terms(known)},
+        "docs/workshop.md": lambda: {"parts": parts_table()} | workshop.tables(known),
     }
     for name, parts in pages.items():
         page = README.parent / name
-        if page.exists() and _write(page, _fill(page.read_text(encoding="utf-8"), parts)):
+        if page.exists() and _write(page, _fill(page.read_text(encoding="utf-8"), parts())):
             changed.append(page)
     return changed
 

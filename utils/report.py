@@ -75,6 +75,7 @@ def write_report(facts: dict[str, Any], build: Path) -> None:
 _STYLE = """
 :root { color-scheme: light dark; --line: #8888; --ok: #00664a; --bad: #a33b00; --some: #005a94; }
 @media (prefers-color-scheme: dark) { :root { --ok: #4fd6ac; --bad: #ff9b5e; --some: #7cc4f5; } }
+html { background: Canvas; color: CanvasText; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; margin: 1.5rem 0; }
@@ -82,6 +83,7 @@ caption { text-align: left; font-weight: bold; font-size: 1.2rem; padding-bottom
 th, td { border-bottom: 1px solid var(--line); padding: .35rem .7rem; text-align: left; vertical-align: top; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .ok { color: var(--ok); } .bad { color: var(--bad); } .some { color: var(--some); }
+code { overflow-wrap: anywhere; }
 pre { overflow-x: auto; border-left: 4px solid var(--bad); padding: .5rem 1rem; }
 """
 

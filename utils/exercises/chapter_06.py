@@ -247,11 +247,11 @@ QUIZ = (
                 " them again.",
             ),
             (
-                "One token in about 10 seconds",
+                "One token about every ten seconds",
                 "Every token needs every offloaded layer: 30 GB at 3 GB/s.",
             ),
             (
-                "One token in about 20 seconds",
+                "One token about every twenty seconds",
                 "That reads all 60 GB. Half of the model stays in memory; only the other half is fetched.",
             ),
         ),
