@@ -1,11 +1,13 @@
 # The course's commands. Each one first sets up .venv; a second run reuses it.
 #   PYTHON=python3.12   the Python that makes .venv (3.11, 3.12 or 3.13)
-#   ONLY=05,07          chapters for "make course", or topics for "make bench"
+#   ONLY=05,07          chapters for "make course" and "make handouts", parts for "make slides", topics for "make bench"
 #   JOBS=2              notebooks that "make course" runs at the same time
+#   REPO=owner/name     where "make publish" says that the course is hosted, on GitHub
+#   TAG=v1.0            the tag that Colab opens and installs; without it the last one stays
 #   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course test lab bench clean
+.PHONY: help setup course handouts slides test lab bench publish clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
@@ -14,12 +16,16 @@ COURSE_PYTHON := .venv/bin/python
 help:
 	@echo "DeepSeek by the Numbers"
 	@echo
-	@echo "  make lab      open the course in JupyterLab, at chapter 00 (PORT=8890)"
-	@echo "  make course   run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
-	@echo "  make test     run all tests, the notebooks' outputs included"
-	@echo "  make bench    measure and print side-by-side ratios"
-	@echo "  make clean    remove .venv, build/ and caches in this folder"
+	@echo "  make lab       open the course in JupyterLab, at chapter 00 (PORT=8890)"
+	@echo "  make course    run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
+	@echo "  make handouts  pages and a book to print, from the saved outputs, with and without solutions (ONLY=05,07)"
+	@echo "  make slides    a deck for each part of the course (ONLY=1,3)"
+	@echo "  make test      run all tests, the notebooks' outputs included"
+	@echo "  make bench     measure and print side-by-side ratios"
+	@echo "  make publish   point badges, set-up cells and links at your copy on GitHub (REPO=owner/name  TAG=v1.0)"
+	@echo "  make clean     remove .venv, build/ and caches in this folder"
 	@echo
+	@echo "docs/workshop.md has plans for a workshop of 90 minutes, half a day or two days."
 	@echo "The first command sets up .venv: about 3 minutes, 1.7 GB. It needs Python 3.11, 3.12 or 3.13."
 
 setup:
@@ -29,6 +35,12 @@ setup:
 course: setup
 	@"$(COURSE_PYTHON)" -m utils run $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs "$(JOBS)")
 
+handouts: setup
+	@"$(COURSE_PYTHON)" -m utils handouts $(if $(ONLY),--only "$(ONLY)")
+
+slides: setup
+	@"$(COURSE_PYTHON)" -m utils slides $(if $(ONLY),--only "$(ONLY)")
+
 test: setup
 	@"$(COURSE_PYTHON)" -m pytest
 
@@ -37,6 +49,11 @@ lab: setup
 
 bench: setup
 	@"$(COURSE_PYTHON)" -m utils bench $(if $(ONLY),--only "$(ONLY)")
+
+publish:
+	@test -n "$$REPO" || { echo "Say where the course is hosted: make publish REPO=owner/name TAG=v1.0" >&2; exit 2; }
+	@$(MAKE) --no-print-directory setup
+	@"$(COURSE_PYTHON)" -m utils publish $(if $(TAG),--tag="$$TAG") -- "$$REPO"
 
 clean:
 	@rm -rf .venv build .pytest_cache .ruff_cache .hypothesis ./*.egg-info

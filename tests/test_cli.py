@@ -43,6 +43,9 @@ def test_params_of_every_counted_model(model, capsys):
         (["params", "DeepSeek-V4.1-Flash"], "deepseek_v41"),
         (["save", "77"], "no chapter '77'"),
         (["publish", "nonsense"], "owner/name"),
+        (["publish", "--", ""], "owner/name"),
+        (["publish", "--", "-x"], "owner/name"),
+        (["publish", "ada/course", "--tag=v 1"], "TAG must be"),
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, message, capsys):

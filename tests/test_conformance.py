@@ -18,7 +18,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from utils import claims, course, exercises
+from utils import claims, course, exercises, languages
 
 PATHS = course.notebook_paths()
 NOTEBOOKS = {path.name: nbformat.read(path, as_version=4) for path in PATHS}
@@ -56,6 +56,8 @@ def printed(cell: NotebookNode) -> str:
 
 
 def numbered(text: str) -> int:
+    """Points of a numbered list; the same list in Chinese does not count again."""
+    text = languages.without_block(text)
     return len(re.findall(r"^\d+\. ", text, re.MULTILINE))
 
 
@@ -126,6 +128,16 @@ def internal_links_resolve(name: str, notebook: NotebookNode) -> list[str]:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", "\n".join(prose(notebook)))
     internal = [link for link in links if not re.match(r"https?:", link)]
     return [f"broken link {link}" for link in internal if not (course.NOTEBOOKS / link).exists()]
+
+
+@rule
+def the_glossary_is_linked_and_its_terms_exist(name: str, notebook: NotebookNode) -> list[str]:
+    text = "\n".join(prose(notebook))
+    if f"]({languages.GLOSSARY})" not in text or "<!-- zh -->" not in text:
+        return ["lacks the block '<!-- zh -->' with title, objectives and glossary: run `python -m utils refresh`"]
+    known = {term.anchor for term in languages.glossary()}
+    anchors = re.findall(rf"\]\({re.escape(languages.GLOSSARY)}#([^)]+)\)", text)
+    return [f"no term {anchor} in the glossary" for anchor in anchors if anchor not in known]
 
 
 @rule
@@ -238,6 +250,16 @@ def exercises_are_all_asked_and_untouched(name: str, notebook: NotebookNode) -> 
 
 
 @rule
+def a_quiz_is_asked_and_untouched(name: str, notebook: NotebookNode) -> list[str]:
+    asked = [[argument.value for argument in call.args] for call in calls(notebook, "quiz")]
+    if asked != [[name[:2], ""]]:
+        return [f'one quiz({name[:2]!r}, "") is needed; got {asked}']
+    shown = "".join(printed(cell) for cell in code(notebook) if cell.source.startswith("quiz("))
+    complaints = [question.text for question in exercises.all_quizzes()[name[:2]] if question.text not in shown]
+    return [f"the saved quiz lacks {text!r}" for text in complaints]
+
+
+@rule
 def headings_step_down_one_level_at_a_time(name: str, notebook: NotebookNode) -> list[str]:
     text = re.sub(r"```.*?```", "", "\n".join(prose(notebook)), flags=re.DOTALL)
     levels = [len(marks) for marks in re.findall(r"^(#+) ", text, re.MULTILINE)]
@@ -291,6 +313,9 @@ def test_generated_parts_are_up_to_date(tmp_path, monkeypatch):
         copied = tmp_path / getattr(course, name).name
         shutil.copy(getattr(course, name), copied)
         monkeypatch.setattr(course, name, copied)
+    (tmp_path / "docs").mkdir()
+    for name in ("README.zh-CN.md", "docs/glossary.md", "docs/workshop.md"):
+        shutil.copy(course.ROOT / name, tmp_path / name)
     monkeypatch.setattr(course, "NOTEBOOKS", tmp_path / "notebooks")
     monkeypatch.setattr(course.notebook_paths, "__defaults__", (tmp_path / "notebooks",))
     assert [path.name for path in course.refresh()] == []
@@ -356,6 +381,10 @@ def verdict_output_lost(notebook: NotebookNode) -> None:
             cell.outputs = []
 
 
+def quiz_output_lost(notebook: NotebookNode) -> None:
+    code(notebook)[-1].outputs = []
+
+
 def all_outputs_ignored(notebook: NotebookNode) -> None:
     for cell in code(notebook)[1:]:
         cell.metadata.update(tags=[IGNORED], reason="a reason that is long enough")
@@ -372,6 +401,9 @@ PLANTED = [
     (the_set_up_cell_is_the_generated_one, set_up_cell_changed),
     (the_set_up_cell_is_the_generated_one, set_up_cell_speaks),
     (internal_links_resolve, add_prose("[nowhere](99_nowhere.ipynb)")),
+    (the_glossary_is_linked_and_its_terms_exist, in_prose("<!-- zh -->", "")),
+    (the_glossary_is_linked_and_its_terms_exist, in_prose("](../docs/glossary.md)", "](../README.md)")),
+    (the_glossary_is_linked_and_its_terms_exist, add_prose("[a word](../docs/glossary.md#no-such-word)")),
     (images_are_local_and_have_alt_text, add_prose("![a picture](https://example.org/a.png)")),
     (images_are_local_and_have_alt_text, add_prose("![](images/open-in-colab.svg)")),
     (images_are_local_and_have_alt_text, add_prose('<img src="images/open-in-colab.svg">')),
@@ -395,6 +427,9 @@ PLANTED = [
     (each_claim_of_the_chapter_is_judged_once, verdict_output_lost),
     (exercises_are_all_asked_and_untouched, add_code('check("01.1", 3)')),
     (exercises_are_all_asked_and_untouched, in_prose("(challenge, 10 min)", "(challenge, 11 min)")),
+    (a_quiz_is_asked_and_untouched, lambda notebook: notebook.cells.remove(code(notebook)[-1])),
+    (a_quiz_is_asked_and_untouched, add_code('quiz("01", "a b c a")')),
+    (a_quiz_is_asked_and_untouched, quiz_output_lost),
     (headings_step_down_one_level_at_a_time, add_prose("# Another title")),
     (headings_step_down_one_level_at_a_time, add_prose("## Two\n\n#### Four")),
 ]

@@ -5,12 +5,14 @@ import json
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from packaging.utils import canonicalize_name
 
 from utils import course
 
 FIRST = "# {n} · Title {n}\n\n**The question:** Why {n}?\n\n<!-- badge -->\nold\n<!-- /badge -->"
 PICTURE = "iVBORw0KGgo="
+PARTS = ("map", "verdicts", "colab")
+MALFORMED = ["", "ada", "ada/", "/x", "a/b/c", "a b/c", "ada/na me", "ada/x.git", "ada/..", "-a/x", "ada/x\n", 'ada/x"']
+MALFORMED += ["https://github.com/ada/x", "git@github.com:ada/x"]
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def small_course(tmp_path, monkeypatch):
             new_markdown_cell("<!-- next -->\n<!-- /next -->"),
         ]
         nbformat.write(new_notebook(cells=cells), folder / f"{number}_x.ipynb")
-    (tmp_path / "README.md").write_text("<!-- map -->\n<!-- /map -->\n<!-- verdicts -->\n<!-- /verdicts -->\n")
+    (tmp_path / "README.md").write_text("".join(f"<!-- {part} -->\n<!-- /{part} -->\n" for part in PARTS))
     (tmp_path / "course.json").write_text('{"repository": "OWNER/course", "tag": "v1", "chapters": {}}')
     monkeypatch.setattr(course, "NOTEBOOKS", folder)
     monkeypatch.setattr(course.notebook_paths, "__defaults__", (folder,))
@@ -47,7 +49,7 @@ def test_refresh_fills_every_generated_part_and_is_done_after_once(small_course)
     assert "blob/v1/notebooks/00_x.ipynb" in cell(small_course, "00_x.ipynb", 0).source
     assert "old" not in cell(small_course, "00_x.ipynb", 0).source
     assert cell(small_course, "00_x.ipynb", 1).source == course.bootstrap("OWNER/course", "v1")
-    assert "[01 · Title 01](01_x.ipynb). Why 01?" in cell(small_course, "00_x.ipynb", 3).source
+    assert "[01 · Title 01](01_x.ipynb) ([in Colab](https://" in cell(small_course, "00_x.ipynb", 3).source
     assert "Back to the map" in cell(small_course, "01_x.ipynb", 3).source
     readme = course.README.read_text()
     assert "[00 · Title 00](notebooks/00_x.ipynb) | Why 00?" in readme and "0 of 33 claims" in readme
@@ -84,21 +86,41 @@ def test_a_failed_chapter_records_nothing(small_course):
     assert course.DATA.read_text() == before
 
 
-def test_publish_sets_the_address_everywhere(small_course):
-    course.publish("ada/lovely-course", tag="main")
-    assert "github/ada/lovely-course/blob/main/notebooks/01_x.ipynb" in cell(small_course, "01_x.ipynb", 0).source
+def test_publish_sets_the_address_everywhere_and_is_done_after_once(small_course):
+    assert course.DATA in course.publish("ada/lovely-course", tag="main")
+    there = "github/ada/lovely-course/blob/main/notebooks"
+    assert f"]({course.COLAB.removesuffix('github')}{there}/01_x.ipynb)" in cell(small_course, "01_x.ipynb", 0).source
     assert "github.com/ada/lovely-course@main" in cell(small_course, "01_x.ipynb", 1).source
+    following = cell(small_course, "00_x.ipynb", 3).source
+    assert "[01 · Title 01](01_x.ipynb)" in following and f"{there}/01_x.ipynb)" in following
+    assert f"{there}/00_x.ipynb)" in cell(small_course, "01_x.ipynb", 3).source
+    assert f"{there}/00_x.ipynb)" in course.README.read_text()
+    assert course.publish("ada/lovely-course") == []
 
 
-@pytest.mark.parametrize("address", ["ada", "ada/", "/x", "a b/c", "https://github.com/ada/x", "ada/x/y", ""])
-def test_a_malformed_address_is_refused(small_course, address):
-    with pytest.raises(course.CourseError, match="owner/name"):
-        course.publish(address)
+def test_the_map_leads_to_colab_where_the_notebooks_are_not_at_hand(small_course, monkeypatch):
+    course.refresh()
+    assert "](01_x.ipynb)" in course.course_map()
+    monkeypatch.setattr(course.colab, "CHECKOUT", False)
+    assert (
+        "](https://colab.research.google.com/github/OWNER/course/blob/v1/notebooks/01_x.ipynb)" in course.course_map()
+    )
 
 
-def test_the_packages_for_colab_are_the_locked_ones():
-    lines = (course.ROOT / "requirements.lock").read_text().splitlines()
-    locked = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines if "==" in line[:40]}
-    pinned = dict(package.split("==") for package in course.COLAB_PACKAGES.split() if "==" in package)
-    assert pinned and all(locked[canonicalize_name(name)] == version for name, version in pinned.items())
-    assert "torch" not in course.COLAB_PACKAGES.split("==")[0]
+@pytest.mark.parametrize(
+    ("repository", "tag", "message"),
+    [(bad, None, "REPO must look like owner/name") for bad in MALFORMED]
+    + [("ada/x", bad, "TAG must be") for bad in ("", "v 1", "-v1", "a/b", 'v1"', "v1@x", "..", "v1\n")],
+)
+def test_a_malformed_address_is_one_line_and_changes_nothing(small_course, repository, tag, message):
+    before = {path: path.read_bytes() for path in small_course.rglob("*") if path.is_file()}
+    with pytest.raises(course.CourseError, match=message) as caught:
+        course.publish(repository, tag)
+    assert "\n" not in str(caught.value)
+    assert {path: path.read_bytes() for path in small_course.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("repository", ["ada/x", "Ada-1/x.y_z-2", "ada/.github"])
+def test_a_good_address_is_taken(small_course, repository):
+    course.publish(repository, "v1.0-beta_2")
+    assert course.settings()["repository"] == repository

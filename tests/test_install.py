@@ -341,6 +341,16 @@ def test_make_runs_the_command_after_the_set_up(tree, arguments, command):
 
 
 @needs_make
+def test_make_publish_wants_an_address_and_passes_it_on_as_it_is(tree):
+    done = make(tree, "publish", "REPO=", f"PYTHON={sys.executable}")
+    assert done.returncode != 0 and done.stdout == "" and not (tree / "build").exists()
+    assert done.stderr.splitlines()[0] == "Say where the course is hosted: make publish REPO=owner/name TAG=v1.0"
+    text = make(tree, "-n", "publish", "REPO=ada/x", "TAG=v1", f"PYTHON={sys.executable}").stdout
+    assert "install.py --quiet" in text
+    assert text.splitlines()[-1] == '".venv/bin/python" -m utils publish --tag="$TAG" -- "$REPO"'
+
+
+@needs_make
 def test_make_clean_removes_what_was_made_and_nothing_else(tree):
     kept = [
         tree / "notebooks" / "00_x.ipynb",

@@ -27,6 +27,15 @@ def test_a_ratio_above_one_means_that_the_second_is_faster(monkeypatch):
     assert str(ratio) == "3.00x (quartiles 3.00 to 3.00, 5 pairs)"
 
 
+def test_a_gpu_has_finished_before_the_clock_starts_and_stops(monkeypatch):
+    happened = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: happened.append("wait"))
+    monkeypatch.setattr(time, "perf_counter", lambda: happened.append("clock") or 0.0)
+    measure.paired_ratio(lambda: happened.append("first"), int, pairs=1, warmup=0)
+    assert happened[:5] == ["wait", "clock", "first", "wait", "clock"]
+
+
 def test_pairs_alternate_their_order():
     order = []
     measure.paired_ratio(lambda: order.append("a"), lambda: order.append("b"), pairs=2, warmup=0)

@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 from rich.console import Console
 
-from utils import course, report, runner
+from utils import course, handouts, report, runner
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ALT = 'A line rises from 1 to 2; "loss" < 3 & <b>bold</b>'
@@ -382,7 +382,7 @@ def test_a_handout_that_cannot_be_written_is_one_plain_error(tmp_path):
     ],
 )
 def test_a_formula_is_mathml_or_its_own_source_never_half_read(latex, shown):
-    html = report._formula(latex, "block")
+    html = handouts.formula(latex, "block")
     assert html.startswith("<math" if shown else "<code>")
     if not shown:
         assert BeautifulSoup(html, "html.parser").get_text() == latex

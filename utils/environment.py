@@ -9,6 +9,8 @@ from importlib import metadata
 
 import psutil
 
+from utils import colab
+
 NEEDED_GB_MEMORY = 4
 NEEDED_GB_DISK = 1
 
@@ -47,6 +49,7 @@ def check_environment(
     disk_gb: float | None = None,
     has_version: Callable[[str, str], bool] = _versions_match,
     model_is_cached: Callable[[], bool] = _model_is_cached,
+    checkout: bool = colab.CHECKOUT,
 ) -> list[Check]:
     """Look at Python, packages, memory, disk and the cached model. The arguments let tests pretend.
 
@@ -55,6 +58,7 @@ def check_environment(
         memory_gb, disk_gb: free memory and disk in GB (10**9 bytes); measured when None.
         has_version: says whether a package is installed in a version.
         model_is_cached: says whether the language model is ready; fetches it where there is a network.
+        checkout: whether `make` sets up the course; elsewhere, as in Colab, torch is the machine's own.
     """
     if memory_gb is None:
         memory_gb = psutil.virtual_memory().available / 1e9
@@ -68,8 +72,11 @@ def check_environment(
             "install Python 3.11, remove the .venv folder, run `make course` again",
         )
     ]
-    for package, wanted in {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2"}.items():
-        fix = "run `make course` once in the course folder; it installs the pinned versions"
+    fix = "run `make course` once in the course folder; it installs the pinned versions"
+    if not checkout:
+        fix = "restart the session, then run the set-up cell; it installs the pinned versions"
+    pinned_torch = {"torch": "2.13.0"} if checkout else {}
+    for package, wanted in (pinned_torch | {"transformers": "5.23.0", "peft": "0.21.2"}).items():
         checks.append(Check(package, wanted, has_version(package, wanted), fix))
     checks += [
         Check(

@@ -69,20 +69,20 @@ def answered(chapter: str, right: int) -> None:
     _change(lambda record: record[QUIZZES].update({chapter: max(right, record[QUIZZES].get(chapter, 0))}))
 
 
-def reset(chapter: str | None = None) -> None:
-    """Forget what was solved in a chapter, or in all of them."""
+def reset(chapter: str | None = None) -> bool:
+    """Forget what was solved in a chapter, or in all of them. Returns whether that could be written."""
 
     def forget(record: dict[str, dict[str, Any]]) -> None:
         for part in (EXERCISES, QUIZZES):
             record[part] = {key: kept for key, kept in record[part].items() if chapter and key[:2] != chapter}
 
-    _change(forget)
+    return _change(forget)
 
 
-def _change(change: Any) -> None:
+def _change(change: Any) -> bool:
     """Read, change and write the record at one stroke; two notebooks may do so at the same time.
 
-    An answer is worth more than its record: where the file cannot be written, this says so and goes on.
+    An answer is worth more than its record: where the file cannot be written, this says so, goes on, and returns False.
     """
     path = file()
     try:
@@ -93,6 +93,8 @@ def _change(change: Any) -> None:
             draft = path.with_name(path.name + ".part")
             draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
             draft.replace(path)
+        return True
     except OSError as error:
         reason = error.strerror or type(error).__name__
         print(f"Your progress cannot be kept in {path} ({reason}). COURSE_PROGRESS can name another file.")
+        return False

@@ -1,13 +1,8 @@
-"""What a run of the course leaves in `build/`: one handout (HTML) for each chapter, and the report.
+"""The report that a run of the course leaves in `build/`: one HTML page, and the same facts as JSON."""
 
-Handouts and report need no network and no other file: pictures are inside, formulas are MathML.
-"""
-
-import copy
 import json
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,31 +10,12 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from xml.etree import ElementTree
 
 import jinja2
-from latex2mathml.converter import convert as mathml
-from markupsafe import Markup, escape
-from nbconvert import HTMLExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-from nbformat import NotebookNode
+from markupsafe import Markup
 
 if TYPE_CHECKING:
     from utils.runner import ChapterResult
-
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-
-# nbconvert's page without its scripts from the network, and with the alt text that it leaves out.
-_HANDOUT = """
-{%- extends 'lab/index.html.j2' -%}
-{%- block html_head_js -%}{%- endblock -%}
-{%- block html_head_js_mathjax -%}{%- endblock -%}
-{%- block html_head_js_mermaidjs -%}{%- endblock -%}
-{%- block data_png scoped -%}
-{%- set alt = output | get_metadata('alt', 'image/png') -%}
-{{ super() | replace('<img ', '<img alt="' ~ (alt | e) ~ '" ', 1) if alt else super() }}
-{%- endblock -%}
-"""
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,71 +24,6 @@ def write_text(path: Path, text: str) -> None:
     draft = path.with_name(path.name + ".part")
     draft.write_text(text, encoding="utf-8", newline="\n")
     os.replace(draft, path)
-
-
-class _Renderer(IPythonRenderer):
-    """Markdown to HTML: formulas are MathML, which needs no script; links to chapters go to their handouts."""
-
-    def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, re.sub(r"^(\d\d_\w+)\.ipynb\b", r"\1.html", url), title)
-
-    def inline_math(self, body: str) -> str:
-        return _formula(body, "inline")
-
-    def block_math(self, body: str) -> str:
-        return _formula(body, "block")
-
-    def latex_environment(self, name: str, body: str) -> str:
-        return _formula(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
-
-
-def _formula(latex: str, display: str) -> str:
-    """A formula as MathML, or as its source where the converter cannot read all of it."""
-    try:
-        # The converter knows `split`, which means the same as `aligned`.
-        found = mathml(latex.strip().replace("{aligned}", "{split}"), display=display)
-        text = "".join(ElementTree.fromstring(found).itertext())
-        readable = "\\" not in text
-    except Exception:  # the converter raises what its parser happens to trip over
-        readable = False
-    return found if readable else f"<code>{escape(latex.strip())}</code>"
-
-
-class _HandoutExporter(HTMLExporter):
-    @jinja2.pass_context
-    def markdown2html(self, context: Any, source: str) -> str:
-        """Markdown to HTML: nbconvert's own filter with the renderer above."""
-        renderer = _Renderer(
-            escape=False,
-            attachments=context.get("cell", {}).get("attachments", {}),
-            embed_images=True,
-            path=context.get("resources", {}).get("metadata", {}).get("path", ""),
-            exclude_anchor_links=True,
-        )
-        return MarkdownWithMath(renderer=renderer).render(source)
-
-
-def write_handout(notebook: NotebookNode, title: str, folder: Path, path: Path) -> None:
-    """Write an executed notebook as one HTML file.
-
-    Widgets are left out, because a page without a kernel cannot move them; the notebook prints their static
-    twin.
-
-    Args:
-        notebook: the executed notebook; it stays as it is.
-        title: title of the page.
-        folder: where the notebook stands; pictures that its text refers to are read from there.
-        path: the HTML file.
-    """
-    page = copy.deepcopy(notebook)
-    page.metadata.pop("widgets", None)
-    page.metadata["title"] = title
-    for cell in page.cells:
-        if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if WIDGET_VIEW not in output.get("data", {})]
-    exporter = _HandoutExporter(raw_template=_HANDOUT)
-    html, _ = exporter.from_notebook_node(page, {"metadata": {"name": title, "path": str(folder)}})
-    write_text(path, html)
 
 
 def summary(results: Sequence["ChapterResult"], chapters: int, seconds: float) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
-from utils import course, report
+from utils import course, handouts, report
 from utils.claims import VERDICT_MIME
 
 CELL_TIMEOUT = 600  # seconds
@@ -200,7 +200,7 @@ def run(
 
     def keep(chapter: _Chapter) -> None:
         target = build / _handout(chapter.path.name)
-        report.write_handout(chapter.notebook, f"{chapter.number} · {chapter.title}", notebooks, target)
+        handouts.write_handout(chapter.notebook, f"{chapter.number} · {chapter.title}", notebooks, target)
 
     results = _execute_all(chapters, jobs, cell_timeout, console or Console(), keep)
     report.write_report(report.summary(results, len(paths), time.monotonic() - start), build)

@@ -4,13 +4,15 @@ Both train the same adapters of peft (rank 16, all linear layers) on the same ro
 length, computes the head only where the label is, and keeps the base in bfloat16 where the processor has it.
 """
 
+import logging
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import DataCollatorForSeq2Seq, Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from utils import diagnoses, measure, models
 from utils.pretrain import has_fast_bfloat16
@@ -52,15 +54,25 @@ def trainer(model: PeftModel, tokenizer, rows: Sequence[diagnoses.Diagnosis], fo
     ]
     callbacks = [_StopAfter(options.pop("seconds"))] if "seconds" in options else None
     arguments = TrainingArguments(
-        folder, disable_tqdm=True, report_to="none", save_strategy="no", logging_strategy="no", **options
+        folder,
+        disable_tqdm=True,
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        dataloader_pin_memory=torch.cuda.is_available(),  # without a GPU it only complains
+        **options,
     )
-    return Trainer(
+    made = Trainer(
         model, arguments, train_dataset=data, data_collator=DataCollatorForSeq2Seq(tokenizer), callbacks=callbacks
     )
+    made.remove_callback(PrinterCallback)
+    return made
 
 
 def lines() -> Iterator[str]:
     """Time for the same diagnoses, then accuracy after the same time."""
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers by an old name
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # would like one more package
     tokenizer, data = models.load_tokenizer(), diagnoses.split()
     precision = "bfloat16" if has_fast_bfloat16() else "float32"
     ours, theirs, rows = adapted(precision), adapted(), data.train[:SPEED_ROWS]

@@ -219,22 +219,32 @@ def progress(*, reset: bool | str = False) -> None:
     if reset:
         if reset is not True and reset not in chapters:
             raise ExerciseError(f"reset must be True or a chapter; got {reset!r}; there are {', '.join(chapters)}")
-        learner.reset(None if reset is True else reset)
-        print("Forgotten: " + ("all chapters." if reset is True else f"chapter {reset}."))
+        if learner.reset(None if reset is True else reset):
+            print("Forgotten: " + ("all chapters." if reset is True else f"chapter {reset}."))
     record = learner.load()
     done = {key for key in record[learner.EXERCISES] if key in all_exercises()}
-    print("chapter   exercises       quiz   still to do")
+    marks_width = max(len(group) for group in chapters.values()) + 2
+    print(f"{'chapter':<9}{'exercises':<{marks_width + 6}}{'quiz':<6}still to do")
+    quiz_right = quiz_questions = 0
     for chapter, group in chapters.items():
         marks = "".join("■" if exercise.id in done else "□" for exercise in group)
         questions = len(all_quizzes().get(chapter, ()))
-        score = f"{record[learner.QUIZZES].get(chapter, 0)}/{questions}"
+        best = record[learner.QUIZZES].get(chapter)  # None: not tried
+        right = min(best or 0, questions)
         left = [exercise for exercise in group if exercise.id not in done]
-        todo = f"{', '.join(e.id for e in left)} (about {sum(e.minutes for e in left)} min)" if left else "all solved"
-        print(f"{chapter:<10}{marks:<8}{sum(e.id in done for e in group)}/{len(group):<6}{score:<7}{todo}")
+        todo = [f"{', '.join(e.id for e in left)} (about {sum(e.minutes for e in left)} min)"] if left else []
+        todo += ["quiz"] if right < questions else []
+        solved, score = f"{len(group) - len(left)}/{len(group)}", f"{'-' if best is None else right}/{questions}"
+        print(f"{chapter:<9}{marks:<{marks_width}}{solved:<6}{score:<6}{', '.join(todo) or 'all done'}")
+        quiz_right, quiz_questions = quiz_right + right, quiz_questions + questions
     counts = [f"{sum(all_exercises()[key].level == level for key in done)} of "
               f"{sum(e.level == level for e in all_exercises().values())} {name}"
               for level, name in LEVELS.items()]  # fmt: skip
     print(f"{len(done)} of {len(all_exercises())} exercises solved: {', '.join(counts)}.")
+    print(f"{quiz_right} of {quiz_questions} quiz questions right.")
+    following = next((key for key in all_exercises() if key not in done), None)
+    if following:
+        print(f"Go on with exercise {following}.")
 
 
 class _Given:

@@ -1,6 +1,6 @@
 """Exercises of chapter 00: a first try at answering a value, looking something up, and writing a function."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 EXERCISES = (
     Exercise(
@@ -57,5 +57,66 @@ EXERCISES = (
             ),
         ),
         probes=((2_800_000_000,), (671_026_404_352,)),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="You build DeepSeek-V3 on the meta device, as in section 3. Which of these can you do with it?",
+        options=(
+            (
+                "Let it write a short answer, slowly",
+                "A meta tensor has a shape and no numbers, so nothing can be computed with it. Slow is not the "
+                "problem; there are no weights.",
+            ),
+            (
+                "Count the parameters of one layer",
+                "A count needs only shapes, and shapes are all that the meta device keeps.",
+            ),
+            (
+                "Read the largest weight of one layer",
+                "That takes a weight's value. The meta device keeps shapes; the values were never loaded.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text='Somebody calls verdict("C10", holds=False, ...), because the article looks wrong. What breaks the'
+        " rules of section 4?",
+        options=(
+            (
+                "The claim is not quoted word for word",
+                "The ledger holds the claims in the course's own words. Quoting is not what makes a verdict.",
+            ),
+            (
+                "One measurement is too few for a verdict",
+                "A verdict may rest on one measurement. What counts is how its outcome comes about.",
+            ),
+            (
+                "The outcome is typed in, not compared",
+                "holds= must be the result of a comparison of what was measured with what was claimed, even "
+                "where the outcome seems plain.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="You ask the model the same question twice on the same machine, with do_sample=False. What about "
+        "the second answer?",
+        options=(
+            (
+                "It is the same as the first one",
+                "Greedy decoding takes the most likely token each time. The same input gives the same tokens.",
+            ),
+            (
+                "It differs in a word here and there",
+                "That would be sampling, which draws from the likely tokens. do_sample=False turns it off.",
+            ),
+            (
+                "It is longer, as the model has learned",
+                "generate changes no weight and keeps nothing of the first question. Learning would need training.",
+            ),
+        ),
+        right="a",
     ),
 )

@@ -1,6 +1,6 @@
 """Exercises of chapter 01: parameters, cache bytes and shapes of real models."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _gqa_swiglu(hidden, heads, kv_heads, intermediate, *, kv=2, output=1, ffn=3, grouped=True):
@@ -190,5 +190,90 @@ EXERCISES = (
             Mistake(84.2, "The RoPE key is missing: V2 stores 512 + 64 numbers per token and layer."),
         ),
         tolerance=3e-3,
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="A sentence of 20 tokens goes through DeepSeek-V3. You replace only the last token. Which of the "
+        "other 19 outputs can change?",
+        options=(
+            (
+                "All 19: every token attends to every other",
+                "That is an encoder. Section 1 changes one token, and nothing before it moves: the mask is causal.",
+            ),
+            (
+                "Only one: the output of its neighbour",
+                "Attention is not about neighbours. Section 1 shows the change at all later positions, and at "
+                "none before.",
+            ),
+            (
+                "None: no token sees what comes after it",
+                "The causal mask lets a position see itself and earlier ones. The last token comes after all others.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="A model like DeepSeek-V3 gets twice as many routed experts. Their width, and the 8 that each "
+        "token uses, stay. What changes?",
+        options=(
+            (
+                "Its size nearly doubles, the work a token hardly",
+                "Nearly all parameters are experts, and a token still passes through 8 of them. Only the "
+                "router, which is tiny, does more.",
+            ),
+            (
+                "Its size and the work a token nearly double",
+                "Work follows the activated parameters, not the total. A token still passes through 8 routed experts.",
+            ),
+            (
+                "Its size stays, as each expert gets half as much",
+                "That holds for heads, which split one width. Experts are matrices of their own: the formula of"
+                " section 4 has E · 3hf for them.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="A report counts activated parameters with the output head, but without the embedding. What is a "
+        "good reason for that?",
+        options=(
+            (
+                "The embedding is much smaller than the head",
+                "Both are tables of vocabulary times hidden size. In V3 they hold equally many parameters.",
+            ),
+            (
+                "A token reads one row of it and multiplies nothing",
+                "The embedding is a lookup. The head is a matrix product, so all of it works on the token.",
+            ),
+            (
+                "The embedding is the same matrix as the head",
+                "Only where the two are tied. V3 has both, and section 4 counts them one by one.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="A conversation with DeepSeek-V3 grows from 1,000 to 100,000 tokens. What happens to the work for "
+        "one new token?",
+        options=(
+            (
+                "Attention takes more, the weights take the same",
+                "Each new token is compared with all earlier ones, while it meets each activated weight once. "
+                "Section 9 shows both columns.",
+            ),
+            (
+                "Attention and weights both take 100 times more",
+                "The weights meet only the new token, however long the text is: 2 FLOPs each. See the first "
+                "column of section 9.",
+            ),
+            (
+                "Neither takes more, thanks to the KV cache",
+                "The cache saves making old keys and values again. The new token must still be compared with "
+                "all of them.",
+            ),
+        ),
+        right="a",
     ),
 )

@@ -1,6 +1,6 @@
 """Exercises of chapter 02: RMSNorm, RoPE, the latent cache, V3's router and the gain of a draft."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 _CHOOSE = """\
 def choose(scores, bias, groups, keep, k, by_sum_of=2, open_only=True):
@@ -152,5 +152,86 @@ EXERCISES = (
             Mistake(lambda a, cost: 2 * a / (1 + cost), "A refused draft still leaves the main model's own token."),
         ),
         probes=((0.85, 0.03), (0.5, 0.2), (0.0, 0.1)),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="A paragraph moves to a place 5,000 tokens later. Before RoPE turns them, its queries and keys are"
+        " as they were. What happens to the scores within the paragraph?",
+        options=(
+            (
+                "They shrink, as all the angles are larger",
+                "Turning changes no length, and a score depends on the angle between query and key, not on each angle.",
+            ),
+            (
+                "They stay, as only the distance counts",
+                "Query and key turn on by the same angle. Section 2 shows it: 5 and 3 score as 105 and 103.",
+            ),
+            (
+                "They vary, as fast pairs turn many times",
+                "A fast pair turns often, but for query and key alike. The difference of their angles stays.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="A token uses the same experts as before, but training has raised the correction bias of one of "
+        "them. What happens to this expert's weight?",
+        options=(
+            (
+                "It rises, as its score has become larger",
+                "The bias is added for choosing only. The weights are made from the scores without it: step 5 "
+                "of section 5.",
+            ),
+            (
+                "It falls, as the sum for dividing grows",
+                "The sum is taken over scores without bias. It changes only if another expert gets into the choice.",
+            ),
+            (
+                "It stays, as the bias only helps to choose",
+                "With the same experts chosen, scores and sum are the same. Training uses the bias to balance "
+                "the load.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="Expanded and absorbed MLA give the same result. When is the expanded form the cheaper one?",
+        options=(
+            (
+                "In decoding, as the cache is then longer",
+                "There it is dear: for each new token, keys and values of all old ones are rebuilt. Section 4 "
+                "times it.",
+            ),
+            (
+                "Never, as absorbed leaves out a step",
+                "Absorbed works with the longer latents instead of short keys. With many queries that costs "
+                "more than expanding once.",
+            ),
+            (
+                "In training, as one expansion serves many",
+                "All tokens are new: each latent is expanded once and used by many queries.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="An MTP module drafts the token after next, and its guess is wrong. What does the user get at this place?",
+        options=(
+            (
+                "The main model's token, as without a draft",
+                "The main model checks each guess. A wrong one is dropped: it costs time, never quality.",
+            ),
+            (
+                "The wrong token, as the price of the speed",
+                "No guess gets through unchecked. A low acceptance makes decoding slower, not worse.",
+            ),
+            (
+                "The next likely guess, until one is accepted",
+                "There is one guess a pass. If it fails, the main model's own token stands there already.",
+            ),
+        ),
+        right="a",
     ),
 )

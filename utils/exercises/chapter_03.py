@@ -2,7 +2,7 @@
 
 import math
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _rate(step, steps, warmup, peak, *, late=0, fall=0, length=None):
@@ -155,5 +155,89 @@ EXERCISES = (
             ),
         ),
         probes=(([(2.0, 100), (4.0, 300)],), ([(3.0, 7), (1.0, 1), (2.0, 2)],)),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="Somebody moves gradient clipping before unscale_. The loss scale is 1,024, the limit is 1.0, and "
+        "SGD now stands still. Why?",
+        options=(
+            (
+                "Nearly all gradients end at a norm of 1/1024",
+                "Scaled gradients are long, so they are cut to 1, and then divided by the scale. See the table "
+                "of section 3.",
+            ),
+            (
+                "The gradients of two steps cancel each other",
+                "Norm clipping keeps the direction, before or after unscaling. Only the length is wrong here.",
+            ),
+            (
+                "The gradients are divided by the scale twice",
+                "They are divided once. What is lost is their length: they were cut while they were 1,024 times"
+                " too long.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="Schedule A beats B by 0.02 bits, with one run each. Runs of the same schedule with other seeds "
+        "differ by about 0.1. What do you conclude?",
+        options=(
+            (
+                "A is better than B, but only slightly",
+                "One pair of runs with other seeds could just as well say the opposite. Section 6 looks at the "
+                "spread first.",
+            ),
+            (
+                "Nothing: the seeds differ by more than that",
+                "A difference must exceed the spread of the seeds, or hold pair by pair over many, before you "
+                "may believe it.",
+            ),
+            (
+                "A and B are equal, as 0.02 is so small",
+                "One run each cannot show that either. More seeds may well find a small, steady difference.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="In a plot of a run of 10,000 steps, the learning rate falls to 0 and jumps back to its peak "
+        "twice. Which schedule is that?",
+        options=(
+            (
+                "Warm-up, which raises the rate to its peak",
+                "Warm-up raises the rate once, at the beginning, and in a straight line. Here it jumps, twice, "
+                "in the middle.",
+            ),
+            (
+                "The multi-step schedule of DeepSeek LLM",
+                "Its steps only go down, after 80 % and after 90 %. Section 5 counts its restarts: 0.",
+            ),
+            (
+                "Warm restarts, the schedule called SGDR",
+                'Each restart throws the rate back to the peak. The similar name "warm-up" means another thing.',
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="After one huge gradient without clipping, AdamW's updates are too small for a while. Why?",
+        options=(
+            (
+                "Its weight decay has become much stronger",
+                "Decay depends on the rate and the weight. The gradient does not enter it: that is the W of AdamW.",
+            ),
+            (
+                "The huge square is still part of its divisor",
+                "The running mean of squares, v, forgets slowly. Every update is divided by its root until then.",
+            ),
+            (
+                "Its learning rate has been lowered by itself",
+                "AdamW leaves the rate alone; only a schedule changes it. What it remembers are two running "
+                "means of the gradient.",
+            ),
+        ),
+        right="b",
     ),
 )

@@ -1,6 +1,6 @@
 """Exercises of chapter 04: top-k activations, the best case of skipping, load and V3's bias update."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _keep(numbers: list, k: int, size=abs) -> list:
@@ -142,5 +142,86 @@ EXERCISES = (
             Mistake(64 * 8, "64 tokens for each of 256 experts: where are the 256?"),
             Mistake(256 // 8, "That many tokens give each expert one token. It should get 64."),
         ),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="You set the weakest 80 % of a layer's activations to zero. The down projection then runs as "
+        "usual. What happens to its time?",
+        options=(
+            (
+                "It falls to a fifth, as only a fifth is left",
+                "The zeros are still multiplied. Time falls only if the work is left out, as with a block in "
+                "section 3.",
+            ),
+            (
+                "It falls somewhat, as zeros multiply faster",
+                "A processor takes the same time for any two numbers. Section 3 times the mask: it saves nothing.",
+            ),
+            (
+                "It stays, as zeros cost as much as others",
+                "A zero takes as long to multiply as any number. To save time, the work must not be done at all.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="A dead expert gets no tokens. Why can V3's bias bring it back, where a higher learning rate could not?",
+        options=(
+            (
+                "The bias moves without any gradient",
+                "It rises at every step in which the expert is idle, until some tokens choose it. Section 5 "
+                "shows the revival.",
+            ),
+            (
+                "The bias makes its gradient larger",
+                "Without tokens there is no gradient to enlarge. The bias is moved by a rule that looks at loads.",
+            ),
+            (
+                "The bias adds to the expert's output",
+                "It counts only for choosing. An expert that is not chosen has no output to add to.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="In section 4, the balanced routers wrote no better text than the collapsed one. What is balance "
+        "good for, then?",
+        options=(
+            (
+                "A token uses fewer experts and takes less work",
+                "A token uses two experts in every run. Balance changes which ones, not how many.",
+            ),
+            (
+                "Capacity in the long run, and machines that wait less",
+                "Dead experts are wasted capacity, and the busiest expert makes all the others wait. 150 steps "
+                "are too short to feel the first.",
+            ),
+            (
+                "Nothing: the experiment shows that it has no use",
+                "It shows no use in 150 steps of a tiny model. Section 4 says what such a run cannot show.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="A mixture has 64 routed experts, of which a token uses 6. Somebody cuts each into two of half the"
+        " width, and a token now uses 12. How many expert parameters does a token use?",
+        options=(
+            (
+                "Twice as many, as it uses 12 and not 6",
+                "Each is half as large. Twelve halves make six.",
+            ),
+            (
+                "Half as many, as they are half as wide",
+                "Their width is halved, but a token uses twice as many of them.",
+            ),
+            (
+                "As many as before, split in another way",
+                "12 halves are 6 wholes, and the share stays: 12 of 128 is 6 of 64.",
+            ),
+        ),
+        right="c",
     ),
 )

@@ -2,7 +2,7 @@
 
 import math
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _absmax(numbers: list, bits: int, top=lambda bits: 2 ** (bits - 1) - 1, whole=round, largest=abs) -> list:
@@ -171,5 +171,86 @@ EXERCISES = (
             Mistake(lambda byte: math.fabs(_e5m2(byte)), "The first bit is the sign."),
         ),
         probes=((0,), (1,), (3,), (4,), (60,), (0x7B,), (0xBD,), (0x83,)),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="One channel of a layer's input is 50 times louder than the others, in every token. Which repair fits?",
+        options=(
+            (
+                "A scale for each token, as in bitsandbytes",
+                "That shuts up a loud token. A loud channel sits in every row, so each token's scale is "
+                "stretched by it.",
+            ),
+            (
+                "Smoothing: divide it, and scale up its weights",
+                "It moves half of the difficulty into the weights, and the product stays the same. Section 3 "
+                "measures it.",
+            ),
+            (
+                "A zero point, so that the range can move",
+                "That helps if the numbers lie on one side of zero. Here the range is too wide, wherever it begins.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="You quantize weights to 4 bits, with a 16-bit scale for each group. What happens if the groups "
+        "shrink from 128 to 32 weights?",
+        options=(
+            (
+                "The error falls, and the file grows a little",
+                "A small group has a smaller largest number. Its scale costs 16/32 bits a weight instead of 16/128.",
+            ),
+            (
+                "The error falls, and the file keeps its size",
+                "The scales are stored, too, and there are four times as many of them.",
+            ),
+            (
+                "The error rises, as a group knows fewer weights",
+                "A scale learns nothing from many weights; the largest one rules it. Fewer neighbours make it finer.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="The numbers of a block range from 0.01 to 100, and the small ones matter as much. Which format "
+        "loses less?",
+        options=(
+            (
+                "INT8, as its steps are even everywhere",
+                "Even steps are the trouble: with 100 at the end, one step is about 0.8, and 0.01 becomes 0.",
+            ),
+            (
+                "INT8, as it has more digits than FP8",
+                "True near the largest number only. Beside an outlier the small ones fall to zero: see the "
+                "outlier table of section 6.",
+            ),
+            (
+                "FP8, as its steps grow with the numbers",
+                "Its relative error is about the same for small and large numbers, as long as its range lasts.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="Embedding and head are separate matrices, each 10 % of a model. What does quantize_dynamic leave "
+        "of its FP32 bytes?",
+        options=(
+            (
+                "32.5 %: the embedding stays as it is",
+                "The embedding is no nn.Linear: 10 % stay, and 90 % shrink to a quarter, 22.5 %.",
+            ),
+            (
+                "25 %: all of it shrinks to a quarter",
+                "The call takes nn.Linear only. The table of section 4 has the embedding at share 1.00.",
+            ),
+            (
+                "40 %: embedding and head stay as they are",
+                "The head is an nn.Linear and is quantized. Only the embedding stays.",
+            ),
+        ),
+        right="a",
     ),
 )

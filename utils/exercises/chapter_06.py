@@ -1,6 +1,6 @@
 """Exercises of chapter 06: sizes after 8-bit loading, absmax codes, outlier features, cache room, a device map."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _codes(row: list, scale=lambda row: max(abs(x) for x in row), steps: int = 127, to_whole=round) -> list:
@@ -173,5 +173,88 @@ EXERCISES = (
             ([6, 5, 3, 1], [10, 8]),
             ([4, 9, 1], [5, 5]),
         ),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text='A script looks into the local cache, finds no "deepseek-13b", and reports: "This model does not '
+        'exist." What is the flaw?',
+        options=(
+            (
+                "A real model may be missing there as well",
+                "Section 1 asks an empty cache for both names and gets the same answer. Such a test cannot tell"
+                " them apart.",
+            ),
+            (
+                "The script should have looked twice or more",
+                "The cache gives the same answer each time. What is missing is a test that would come out "
+                "otherwise for a real model.",
+            ),
+            (
+                "The cache knows only the models of its owner",
+                "It knows what was downloaded to this machine, whoever published it. So it says nothing about "
+                "what exists.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="bitsandbytes loads three models in 8 bit. Which one keeps most of its 16-bit bytes?",
+        options=(
+            (
+                "A dense model of 67 billion parameters",
+                "Nearly all of it is nn.Linear, so it comes close to a half. Section 3 computes 51 %.",
+            ),
+            (
+                "A dense model of 1 billion, not tied",
+                "Its embedding and head weigh more than in a large model, but all its projections still shrink.",
+            ),
+            (
+                "A mixture with fused routed experts",
+                "Fused experts are no nn.Linear and stay in 16 bit. V2-Lite keeps 97 % of its bytes.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="A model takes 25 GB in 8 bit. On a 40 GB card one conversation runs, but 32 at once run out of "
+        "memory. What takes the room?",
+        options=(
+            (
+                "A copy of the weights for each conversation",
+                "All rows of a batch share one set of weights. What each brings along is its own cache.",
+            ),
+            (
+                "The cache and activations of all their tokens",
+                "Both grow with context times batch. Section 6 plans with that, not with weights alone.",
+            ),
+            (
+                "The scales that INT8 keeps for each of them",
+                "Scales belong to the weights, one for each row, and are a small part. More conversations bring"
+                " no more of them.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="A dense model takes 60 GB, 30 GB of it offloaded to a disk that reads 3 GB/s. How fast can it "
+        "write at best?",
+        options=(
+            (
+                "As in memory, once the first token is out",
+                "The offloaded layers are dropped after use, as memory has no room for them. Each token fetches"
+                " them again.",
+            ),
+            (
+                "One token about every ten seconds",
+                "Every token needs every offloaded layer: 30 GB at 3 GB/s.",
+            ),
+            (
+                "One token about every twenty seconds",
+                "That reads all 60 GB. Half of the model stays in memory; only the other half is fetched.",
+            ),
+        ),
+        right="b",
     ),
 )

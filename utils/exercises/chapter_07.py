@@ -1,6 +1,6 @@
 """Exercises of chapter 07: padding, token budgets, the time of a batch, slots, and the cache as a limit."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _batches(lengths: list, budget: int, fits) -> int:
@@ -145,5 +145,86 @@ EXERCISES = (
             ),
         ),
         tolerance=0.004,
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="Why does a decode pass for sixteen people take much less than sixteen times as long as for one?",
+        options=(
+            (
+                "The sixteen share one common KV cache",
+                "Each has a cache of its own. What they share in a pass are the weights.",
+            ),
+            (
+                "Each of them gets a processor core",
+                "The chapter's clock comes from a machine with two cores, and sixteen are cheap there, too.",
+            ),
+            (
+                "The weights are read once for all of them",
+                "Reading the weights is most of the time of a small pass, and one reading serves every row.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="One request comes every ten seconds, and each is served in two. You replace fixed batches by a "
+        "token budget. What happens to p95?",
+        options=(
+            (
+                "It falls, as there is less padding",
+                "A request that is alone in its batch has no padding. Section 4 shows all policies together on "
+                "the quiet side.",
+            ),
+            (
+                "It stays, as there is nobody to share with",
+                "Policies differ in what they pick from a queue. Here the queue never has more than one.",
+            ),
+            (
+                "It rises, as a budget takes time to fill",
+                "The server never waits for a full batch: it takes who is there and begins.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="In one static batch, one request orders 2 tokens and another one 200. When does the first get its"
+        " answer?",
+        options=(
+            (
+                "After some 200 passes, at the end of the batch",
+                "All rows run until the longest answer is done. Section 6 removes this wait with continuous batching.",
+            ),
+            (
+                "After 2 passes, as soon as its row is done",
+                "In a static batch its row is padded to the end. To leave after 2 passes is what continuous "
+                "batching does.",
+            ),
+            (
+                "After about 100 passes, in the mean of both",
+                "Nothing is averaged: the longest order decides for every row.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="Why does DeepSeek-V3 need more conversations at once than a dense model, to keep a card's "
+        "arithmetic busy?",
+        options=(
+            (
+                "Its cache for each conversation is larger",
+                "MLA's cache is small: 288 MB at 4,096 tokens, 1,594 MB for the 67B. It allows a large batch, and does "
+                "not cause the need.",
+            ),
+            (
+                "Its router must compare many tokens",
+                "The router looks at each token on its own. No token has to wait for others to be routed.",
+            ),
+            (
+                "Each of its experts sees few of the tokens",
+                "A token visits 8 of 256 experts, so 32 times as many tokens are needed to bring each expert as many.",
+            ),
+        ),
+        right="c",
     ),
 )

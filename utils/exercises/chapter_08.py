@@ -2,7 +2,7 @@
 
 import math
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _owners(choices: list, own: int) -> list:
@@ -148,5 +148,85 @@ EXERCISES = (
             ([[0, 2, 9], [3, 5, 11]], [1, 0], 2),
             ([[6, 7, 1], [2, 3, 0]], [3, 0], 2),
         ),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="In a tensor-parallel SwiGLU network, the ranks send nothing between gate/up and down. Why can "
+        "they do without?",
+        options=(
+            (
+                "The inner vector is too small to be worth it",
+                "It is larger than the outer one: 1,536 against 576 in section 1. Size is not the reason.",
+            ),
+            (
+                "A rank's rows of down need its own entries only",
+                "Column cuts of gate and up make just the inner entries that the row cut of down needs. One sum"
+                " at the end is enough.",
+            ),
+            (
+                "The messages are saved up for the last layer",
+                "The next layer needs the full sum. There are two all-reduces in every layer.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="Four cards serve one person who waits for one answer. Which cut brings the next token sooner, if "
+        "messages are fast?",
+        options=(
+            (
+                "Tensor parallel: all four work on this token",
+                "Each layer is done by four cards at once. A pipeline has one card at work and three waiting.",
+            ),
+            (
+                "A pipeline: it sends the fewest bytes by far",
+                "It does, but the token still walks through all layers one by one. With one token, three cards wait.",
+            ),
+            (
+                "Neither: each card does a quarter of the work",
+                "The work is shared equally in both, but in a pipeline one after the other.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="A ring of 8 ranks all-reduces a tensor. You double the ranks to 16. What happens to the bytes "
+        "that all of them send together?",
+        options=(
+            (
+                "They grow from 14 to 30 times the tensor",
+                "2(N - 1) times the tensor: 14 for 8 ranks, 30 for 16. Section 2 measures it on the wire.",
+            ),
+            (
+                "They stay, as the pieces are half as large",
+                "Pieces are halved, but twice as many ranks pass them on, and nearly twice as often.",
+            ),
+            (
+                "They grow from 56 to 240 times the tensor",
+                "That lets every rank send the whole tensor to every other one. A ring passes pieces to neighbours.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="In one layer, nearly all tokens choose experts that live on rank 2. What do the other ranks of "
+        "the expert-parallel group do?",
+        options=(
+            (
+                "They take over some of rank 2's experts",
+                "An expert's weights lie on its rank only. The others could not compute it.",
+            ),
+            (
+                "They go ahead with the next layer",
+                "The next layer needs the results that rank 2 sends back. They cannot go ahead.",
+            ),
+            (
+                "They wait until rank 2 has sent all results",
+                "The slowest rank sets the pace of every layer. That is why load balance matters (chapter 04).",
+            ),
+        ),
+        right="c",
     ),
 )

@@ -1,6 +1,6 @@
 """Exercises of chapter 09: what LoRA costs, its scale, merging, the right layers, and leaks."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _merged(W: list, A: list, B: list, scale: float) -> list:
@@ -157,5 +157,87 @@ EXERCISES = (
             (["E11.9", "J45.20"], ["E11.65", "E10.9", "J45.20", "I10"]),
             (["A00.0", "A00.1"], ["B20", "A00.9", "A01.0"]),
         ),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="Somebody lets B start with random numbers, as A does, and not at zero. What is different?",
+        options=(
+            (
+                "The model is changed before its first step",
+                "s·BA is then random noise on every adapted weight. With B at zero, training begins from the "
+                "model as it was.",
+            ),
+            (
+                "Nothing, as the training corrects it anyway",
+                "Training begins with a damaged model and first has to repair it. A start at zero costs nothing.",
+            ),
+            (
+                "No gradient reaches A, so it never moves",
+                "The other way round: A's gradient goes through B, so it is zero while B is zero. Random "
+                "numbers let it through.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="A medical adapter has made the model worse on Python. How do you get the old model back, digit "
+        "for digit?",
+        options=(
+            (
+                "Train it on Python pages for some steps",
+                "That makes a third model, near the old one at best. The base was never damaged.",
+            ),
+            (
+                "Merge the adapter, and then delete its file",
+                "Merging writes the change into the weights. After that, nothing can be switched off.",
+            ),
+            (
+                "Switch the adapter off, and run the base",
+                "The base is frozen and has forgotten nothing. Section 7 finds its perplexity again, to the digit.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="You split the diagnoses one by one at random, not by family. The test score is ten points higher."
+        " What is the likely reason?",
+        options=(
+            (
+                "A random split trains on more diagnoses",
+                "The sizes can be the same. What changes is how near the test rows are to the training rows.",
+            ),
+            (
+                "Near copies of test rows are in training",
+                "Codes of one family differ by a word or two. The model recalls them, and the score no longer "
+                "measures understanding.",
+            ),
+            (
+                "A random split balances the chapters better",
+                "The score is the mean over the chapters, so their sizes hardly matter. Balance would not give "
+                "ten points.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="LoRA trains about 0.01 % of DeepSeek-V3. Why does its training still need more than a terabyte?",
+        options=(
+            (
+                "The adapter grows with each training step",
+                "Its shape is fixed by the rank. A and B change their numbers, not their size.",
+            ),
+            (
+                "AdamW keeps two means for every weight",
+                "Only for weights that are trained. Frozen ones have neither a gradient nor optimizer state.",
+            ),
+            (
+                "The frozen base must be in memory as well",
+                "Every token goes through all of the base's layers: 671 billion parameters of 2 bytes in BF16, "
+                "trained or not.",
+            ),
+        ),
+        right="c",
     ),
 )

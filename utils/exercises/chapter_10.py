@@ -1,6 +1,6 @@
 """Exercises of chapter 10: shares, the price of a step, bytes of a training, cached features, better methods."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _undominated(methods: dict, strict: bool = False) -> list:
@@ -138,5 +138,88 @@ EXERCISES = (
             ({"x": (0.5, 3), "y": (0.6, 3)},),
             ({"p": (0.9, 9), "q": (0.8, 8), "r": (0.7, 9)},),
         ),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="You train the top layer of 30 and freeze the rest. Why is a step not 30 times as fast?",
+        options=(
+            (
+                "The optimizer still updates all 30 layers",
+                "A frozen weight has no optimizer state and is not updated. This part does shrink.",
+            ),
+            (
+                "The backward pass still walks through all 30",
+                "It ends at the lowest trained layer, here the top one. That is what freezing from below saves.",
+            ),
+            (
+                "The forward pass still goes through all 30",
+                "The forward pass is a third of a full step's work, and it stays. By work, the limit is a "
+                "factor of three.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="You train one layer only, and move it from the top of the model to the bottom. What happens to "
+        "the memory of training?",
+        options=(
+            (
+                "It stays, as equally many weights are trained",
+                "Gradients and optimizer state stay. But activations depend on how far down the backward pass "
+                "must walk.",
+            ),
+            (
+                "It grows, as the backward pass gets longer",
+                "It must walk down through all 30 layers, and needs what the forward pass left there. LoRA has "
+                "the same burden.",
+            ),
+            (
+                "It falls, as the frozen layers keep nothing",
+                "A frozen layer has no gradient of its own, but the way back through it still needs much of "
+                "what it has computed.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="Somebody compares full training with the top 3 layers after 50 steps each, and full training "
+        "wins. What is unfair?",
+        options=(
+            (
+                "A step of full training costs far more time",
+                "In the time of its 50 steps, the top layers could have taken many more. Section 4 gives "
+                "everybody the same time.",
+            ),
+            (
+                "Full training has used the larger data set",
+                "With 50 steps of the same batch size, both have seen equally many diagnoses.",
+            ),
+            (
+                "The top 3 layers begin from a worse model",
+                "Both begin from the same model. What differs is the price of a step.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="Why is training only the top 3 layers no cheap choice for DeepSeek-V3?",
+        options=(
+            (
+                "Its lower layers must not be frozen",
+                "Any parameter can be frozen, also in a mixture. The cost lies in what is left to train.",
+            ),
+            (
+                "Its top layers are mixtures, and huge",
+                "Each holds 256 routed experts: three layers have 35 billion parameters, with gradients and "
+                "optimizer state for all.",
+            ),
+            (
+                "Its top layers are used by no token",
+                "Every token passes every layer. It uses few of the experts in each, and that is another thing.",
+            ),
+        ),
+        right="b",
     ),
 )

@@ -1,6 +1,6 @@
 """Exercises of chapter 11: the ledger of training, ALiBi, number formats, scales and recomputation."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _scale_step(scale: float, clean: int, overflow: bool, patience: int, restart: bool = True, forget: bool = True):
@@ -148,5 +148,86 @@ EXERCISES = (
             Mistake(4, "That needs 16 + 64 = 80. There is a better one."),
             Mistake(64, "That is one run of all layers: while it is recomputed, everything is kept."),
         ),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="You change a training with AdamW from FP32 to mixed 16-bit. The batch is tiny, so activations "
+        "hardly count. What happens to the memory?",
+        options=(
+            (
+                "It is halved, as a number takes half the bytes",
+                "Weights and gradients are halved. But a master copy in FP32 comes on top, and the means stay in FP32.",
+            ),
+            (
+                "It stays, at about 16 bytes for a parameter",
+                "2 + 4 + 2 + 8 is 16, and so is 4 + 4 + 8. Mixed precision shrinks activations, and is faster.",
+            ),
+            (
+                "It falls to 12, as only the means stay in FP32",
+                "That leaves out the master copy of the weights, 4 bytes. Without it, small steps would be "
+                "rounded away.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="A training on one card fits with a batch of 4 and runs out of memory with 32. Which remedy aims "
+        "at what has grown?",
+        options=(
+            (
+                "Tied embeddings, as in SmolLM2",
+                "They save parameters. The batch does not change the number of parameters.",
+            ),
+            (
+                "AdamW's means in BF16, as in V3",
+                "They belong to the parameters, and so does their memory. The batch has not made them larger.",
+            ),
+            (
+                "Recomputing the layers' activations",
+                "Only activations grow with the tokens of a batch. Section 4 keeps a layer's input and computes"
+                " the rest again.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="Why does FP16 training need a scaled loss, while BF16 does without?",
+        options=(
+            (
+                "BF16 has finer steps than FP16 has",
+                "It has coarser ones: 128 numbers from 1 to 2 against 1,024. Its strength is range.",
+            ),
+            (
+                "BF16 is stored in 32 bits in truth",
+                "Both take 16 bits. They divide them in another way between exponent and mantissa.",
+            ),
+            (
+                "BF16 has a range as wide as FP32's",
+                "Small gradients vanish below FP16's range. BF16 spends its bits on exponents and still holds them.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="A model uses one layer 24 times, as ALBERT does, in place of 24 layers of its own. What stays as "
+        "large as before?",
+        options=(
+            (
+                "Activations, and the work for a token",
+                "Each of the 24 passes is computed, and keeps its activations. Section 5 counts them.",
+            ),
+            (
+                "Gradients, and AdamW's two means",
+                "They go with the parameters, and there is only one layer's worth of them.",
+            ),
+            (
+                "Weights, and the file that holds them",
+                "The weights are stored once. That is what sharing layers saves: ALBERT-large is 19 times "
+                "smaller than BERT-large.",
+            ),
+        ),
+        right="a",
     ),
 )

@@ -2,7 +2,7 @@
 
 import math
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _softmax(scores: list) -> list:
@@ -170,5 +170,86 @@ EXERCISES = (
             ),
         ),
         probes=((_FIRST, _SECOND, 2), (_FIRST, _SECOND, 1)),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="One head's map shows a clear bright line. What would show that the model needs this head?",
+        options=(
+            (
+                "Remove the head, and random heads as a control",
+                "Only a removal shows what depends on it. The first-token heads have the clearest line of all, "
+                "and nothing misses them.",
+            ),
+            (
+                "Find the same line on many other texts as well",
+                "That shows that the head's habit is steady, which section 5 tests. A steady habit may still be"
+                " of no use.",
+            ),
+            (
+                "Find the same line in a larger model as well",
+                "Then two models have such a head. Whether an output depends on it is still open.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text='weights has the shape (batch, heads, T, T). What does torch.einsum("bhqk->bqk", weights) give?',
+        options=(
+            (
+                "The map of the first head",
+                "Nothing in the equation names a head. One head is an index: weights[:, 0].",
+            ),
+            (
+                "The sum of all heads' maps",
+                "The letter h is missing on the right, so einsum sums over it. Rows and columns stay.",
+            ),
+            (
+                "The mean of all heads' maps",
+                "einsum only multiplies and adds. A mean would have to be divided by the number of heads.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="Two sentences differ in one word, and a head's map is nearly the same for both. Can this head "
+        "carry the difference to the output?",
+        options=(
+            (
+                "No: an equal map gives an equal output",
+                "The output is a mix of values, and these differ with the words. The map holds the weights of "
+                "the mix only.",
+            ),
+            (
+                "No: it would have to look at the word",
+                "Earlier heads may have moved the word's information to other places. Section 8's strongest "
+                "carrier hardly looks at it.",
+            ),
+            (
+                "Yes: a map does not say what is read",
+                "It says where and how much. Patching shows what passes through a head.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="Set to zero, a head does great damage. Set to its mean over the text, it does none. What follows?",
+        options=(
+            (
+                "Later layers rely on what it always adds",
+                "The mean keeps the constant part and removes what the head says about single tokens. Zero "
+                "removes both.",
+            ),
+            (
+                "The head says something vital about each token",
+                "The mean removes just that, and nothing is lost. Section 6 warns of this conclusion.",
+            ),
+            (
+                "One of the two measurements must be wrong",
+                "Both are right: they remove different things. The kind of removal is part of the result.",
+            ),
+        ),
+        right="a",
     ),
 )

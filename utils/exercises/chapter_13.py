@@ -1,6 +1,6 @@
 """Exercises of chapter 13: activated share, touched experts, early exit, draft rounds, and slices."""
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 
 def _leave(confidences: list, depths: list, last: int, sure) -> int:
@@ -164,5 +164,85 @@ EXERCISES = (
                 "That takes a quarter away. A quarter should remain.",
             ),
         ),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="Exit A agrees with the full model on 55 % of tokens; of its sure guesses, 97 % are right. Exit B:"
+        " 70 %, and 75 %. Which one serves early exit better?",
+        options=(
+            (
+                "B, as it agrees on more of all the tokens",
+                "Unsure tokens go on to the end anyway. What counts are those that leave.",
+            ),
+            (
+                "Neither, as both often disagree with the end",
+                "An exit need not know everything early. Tokens of which it is unsure do not leave.",
+            ),
+            (
+                "A, as it can be trusted whenever it is sure",
+                "Only sure tokens leave, so an exit must know when it knows.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="A draft token costs 40 % of a full pass and is accepted with probability 0.35. Would four drafts "
+        "a round pay, in place of one?",
+        options=(
+            (
+                "No: the acceptance is lower than the cost",
+                "Each further draft adds at most 0.35 of a token and costs 0.4 of a pass. If one does not pay, "
+                "more do not.",
+            ),
+            (
+                "Yes: four of them bring 1.4 tokens more",
+                "The second draft counts only if the first was right, and so on. Four bring about half a token.",
+            ),
+            (
+                "Yes: four share one pass of verification",
+                "The verification is one pass with one draft as well. Each draft token still costs 40 % of a pass.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="You will only ever use the full width of a network. How do you best spend a fixed number of "
+        "training steps?",
+        options=(
+            (
+                "Nested, as each size also trains the others",
+                "That helps the smaller sizes. At full width, section 6 finds the plainly trained large model ahead.",
+            ),
+            (
+                "All steps at full width, without nesting",
+                "Nesting has a price at the top: three of four steps serve the smaller sizes.",
+            ),
+            (
+                "All steps at a small width, then widen it",
+                "A channel that was never trained holds random numbers. It has to be trained to be of use.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="A token leaves after layer 18 of 30. What is missing when later tokens are computed?",
+        options=(
+            (
+                "Nothing, as its next word is known already",
+                "Its word is known, but later tokens look back at it in every layer.",
+            ),
+            (
+                "Its keys and values in layers 19 to 30",
+                "That is the hole in the cache. Copying its vector upwards fills it with wrong keys, and "
+                "section 4 measures the price.",
+            ),
+            (
+                "Its keys and values in layers 1 to 18",
+                "It ran through these layers and left keys and values there. The later layers have none.",
+            ),
+        ),
+        right="b",
     ),
 )

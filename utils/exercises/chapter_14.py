@@ -2,7 +2,7 @@
 
 import math
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 EXERCISES = (
     Exercise(
@@ -118,5 +118,83 @@ EXERCISES = (
             ),
         ),
         probes=((32, 5), (64, 61), (63, 16), (59, 61), (15, 4), (24, 5)),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="A trained hypernetwork gets a ninth task, a new combination of the four features. What has to be "
+        "stored for it?",
+        options=(
+            (
+                "An adapter: 27,840 numbers more",
+                "That is the price in a table of adapters. A hypernetwork writes this one from its description.",
+            ),
+            (
+                "A descriptor: four numbers more",
+                "The network is the same for all tasks. A feature that the descriptor cannot name would need a "
+                "new training.",
+            ),
+            (
+                "A head for it: one more output layer",
+                "Heads belong to kinds of matrices, not to tasks. All tasks use the same ones.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="On which dialects does one shared adapter fall behind most?",
+        options=(
+            (
+                "On loud ones, as they change most tokens",
+                "Capitals and tabs show in every window, so the shared adapter sees which dialect it reads.",
+            ),
+            (
+                "On all alike, as it has the fewest numbers",
+                "It nearly keeps up on some. What it lacks is not numbers but the knowledge of the dialect.",
+            ),
+            (
+                "On quiet ones, as the text seldom shows them",
+                "An arrow comes every few lines only. Between them, the adapter must be prepared for either.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="Why can a hypernetwork write a LoRA for DeepSeek-V3, but not all of its weights?",
+        options=(
+            (
+                "The last layer has 65 numbers for each it writes",
+                "From 64 inputs, each output costs 64 weights and a bias. For all of V3 that is 65 times the model.",
+            ),
+            (
+                "A descriptor is too short for so many weights",
+                "It is as short for the adapter: four numbers write 27,840. The size of the writer is the trouble.",
+            ),
+            (
+                "It can write matrices, but no fused experts",
+                "It writes a long vector, which can be cut into any shapes. There would only be far too many numbers.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="Section 5 averages the updates of eight adapters. Why does this average do badly on unseen dialects?",
+        options=(
+            (
+                "Each update has an eighth of its strength",
+                "An update that a dialect needs is watered down by seven others. The sum of its features' "
+                "adapters keeps full strength.",
+            ),
+            (
+                "Averaged A and averaged B do not fit together",
+                "That would be another mistake. Here the products BA are averaged, by stacking.",
+            ),
+            (
+                "Eight adapters together have too high a rank",
+                "The sum of two has a higher rank as well, and does well. A rank is room, not harm.",
+            ),
+        ),
+        right="a",
     ),
 )

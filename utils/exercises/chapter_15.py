@@ -2,7 +2,7 @@
 
 import math
 
-from utils.exercises import Exercise, Mistake
+from utils.exercises import Exercise, Mistake, Question
 
 _LARGEST = """\
 from utils.planner import plan
@@ -112,5 +112,86 @@ EXERCISES = (
             Mistake(lambda peak, bandwidth: bandwidth / peak, "The other way round: arithmetic grows with the batch."),
         ),
         probes=((989e12, 3.35e12), (312e12, 1.555e12), (10.5, 2.0)),
+    ),
+)
+
+QUIZ = (
+    Question(
+        text="In a plan for DeepSeek-V3, you double the number of conversations. What doubles?",
+        options=(
+            (
+                "Weights, cache and activations",
+                "The weights serve all conversations. Section 1's figure shows them level while the batch grows.",
+            ),
+            (
+                "Cache and activations alike",
+                "Prompts are read in pieces of 4,096 tokens, however many wait. Only the small part for the "
+                "logits grows.",
+            ),
+            (
+                "The cache, and little else",
+                "Each conversation brings its own cache. Weights are shared, and activations hardly grow.",
+            ),
+        ),
+        right="c",
+    ),
+    Question(
+        text="V3 runs tensor-parallel on 8 cards. You double the cards and keep the conversations. How much "
+        "cache does each card hold?",
+        options=(
+            (
+                "Half as much, as twice as many share it",
+                "That holds for separate key and value heads. MLA's latent belongs to all heads and cannot be "
+                "cut by them.",
+            ),
+            (
+                "As much as before, as each keeps all of it",
+                "A tensor split cuts heads, and every head needs the whole latent. Section 4 shows the fullest card.",
+            ),
+            (
+                "Twice as much, as twice as many tokens run",
+                "The conversations are the same, so the cache has the same size. It is only kept more often.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
+        text="One person waits for V3's answer. You take cards with twice the arithmetic and the same "
+        "bandwidth. How much faster can it write?",
+        options=(
+            (
+                "Not at all: reading the bytes sets the bound",
+                "One token uses each weight once, so the time goes into reading. More arithmetic helps prefill.",
+            ),
+            (
+                "Twice as fast, as the work is done in half the time",
+                "The bound is the larger of two times. The arithmetic was the smaller one already.",
+            ),
+            (
+                "By half, as one of the two times is halved",
+                "The times do not add up here: the roofline takes the larger one, and this one stays.",
+            ),
+        ),
+        right="a",
+    ),
+    Question(
+        text="Why does a batch of 32 help a mixture of experts less than a dense model?",
+        options=(
+            (
+                "Its router takes longer for more tokens",
+                "The router is tiny, and the planner's bound counts bytes and FLOPs. The bytes of experts are "
+                "what grows.",
+            ),
+            (
+                "Its tokens choose experts that must be read too",
+                "A dense model reads the same weights for all 32. In a mixture, they touch many more experts "
+                "than one token does.",
+            ),
+            (
+                "Its cache grows faster with each conversation",
+                "V3's latent cache is smaller than that of the 67B. The difference lies in the weights that are read.",
+            ),
+        ),
+        right="b",
     ),
 )
