@@ -4,7 +4,6 @@ Needs Chromium: `COURSE_BROWSER`, or chromium, chromium-browser or google-chrome
 is skipped. Screenshots stay in build/screenshots/.
 """
 
-import importlib.util
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from utils import course, exercises, learner, report, runner
+from utils import course, exercises, handouts, learner, report, runner
 
 SCREENSHOTS = course.ROOT / "build" / "screenshots"
 NAMES = (os.environ.get("COURSE_BROWSER", ""), "chromium", "chromium-browser", "google-chrome")
@@ -293,14 +292,11 @@ def test_ctrl_c_ends_it_at_once_with_its_kernels(lab: Lab):
 PHONE, DESKTOP = 390, 1280
 LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (DESKTOP, PHONE)]
 
-# The writer of the handouts, wherever it stands.
-HANDOUTS = "utils.handouts" if importlib.util.find_spec("utils.handouts") else "utils.report"
-
 
 def handout(notebook: str, path: Path) -> None:
     """Write a chapter, as it is saved, as a handout."""
     saved = nbformat.read(course.NOTEBOOKS / notebook, 4)
-    importlib.import_module(HANDOUTS).write_handout(saved, notebook, course.NOTEBOOKS, path)
+    handouts.write_handout(saved, notebook, course.NOTEBOOKS, path)
 
 
 def complaints(browser: Browser, path: Path, scheme: str, width: int, shot: str = "") -> set[str]:
@@ -356,9 +352,6 @@ def test_the_report_is_for_everybody(browser: Browser, build: Path, scheme: str,
     assert complaints(browser, build / "report.html", scheme, width, shot) == set()
 
 
-@pytest.mark.xfail(
-    HANDOUTS == "utils.report", reason="nbconvert's own page: pale prompts, links told apart by colour only"
-)
 @pytest.mark.parametrize(
     ("notebook", "scheme", "width"),
     [("01_architecture_math.ipynb", "light", DESKTOP), ("12_attention_visualization.ipynb", "dark", PHONE)],

@@ -7,6 +7,7 @@ private file that leads on. Jupyter's checks of origin and XSRF stay on, against
 """
 
 import json
+import logging
 import os
 import secrets
 import signal
@@ -114,5 +115,6 @@ def run(notebooks: Path | None = None, port: int | None = None, browser: bool = 
     except webbrowser.Error:
         opens = False
         print("No web browser is found on this machine. ", end="")
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of every page that is closed in mid-sentence
     _Lab.launch_instance(options(notebooks, own, chosen, secrets.token_hex(24), opens))
     return 0
