@@ -356,8 +356,9 @@ def make(only: str | None = None, build: Path = course.ROOT / "build", *, pdf: b
     if pdf:
         try:
             browser = find_chromium()
+            print("Printing them as PDF files: seconds for a chapter, about half a minute for a book.", flush=True)
             for page in pages:
-                write_pdf(page, browser)
+                write_pdf(page, browser, PDF_SECONDS)
             print(f"{len(pages)} PDF files stand beside them.")
         except BrowserError as error:
             print(f"PDF files are left out: {error}")

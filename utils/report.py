@@ -19,11 +19,18 @@ if TYPE_CHECKING:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file at one stroke: whoever reads `path` sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a UTF-8 file at one stroke: whoever reads `path` sees the old file or the whole new one.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(draft, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(draft, path)
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def summary(results: Sequence["ChapterResult"], chapters: int, seconds: float) -> dict[str, Any]:

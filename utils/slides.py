@@ -178,13 +178,13 @@ def make(only: str | None = None, build: Path = course.ROOT / "build") -> int:
     if unknown := [number for number in wanted if number not in parts]:
         raise course.CourseError(f"--only: no part {', '.join(map(repr, unknown))}; there are {', '.join(parts)}")
     folder = build / "slides"
-    with resources.as_file(resources.files("utils").joinpath("data", "reveal")) as reveal:
-        shutil.copytree(reveal, folder / "reveal", dirs_exist_ok=True)
     known = {path.name[:2]: path for path in course.notebook_paths(course.NOTEBOOKS)}
     for number in sorted(set(wanted)):
         name = parts[number]
         path = folder / f"{number}_{re.sub(r'[^a-z]+', '_', name.lower())}.html"
         write_deck(int(number), name, [known[chapter] for chapter in course.PARTS[name]], path)
+    with resources.as_file(resources.files("utils").joinpath("data", "reveal")) as reveal:
+        shutil.copytree(reveal, folder / "reveal", dirs_exist_ok=True)
     print(
         f"{len(set(wanted))} decks are in {folder}. Open one in a browser; add ?print-pdf to its address to print it."
     )
