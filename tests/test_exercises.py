@@ -105,3 +105,5 @@ def test_an_unknown_exercise_lists_those_of_its_chapter():
 
 def test_a_wrong_answer_shows_no_traceback():
     assert NotYet("not yet")._render_traceback_() == ["not yet"]
+    lines = NotYet("a longer word " * 20)._render_traceback_()
+    assert len(lines) > 1 and all(len(line) <= 88 and line.endswith(("a", "longer", "word")) for line in lines)

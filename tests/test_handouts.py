@@ -23,6 +23,7 @@ ALT = 'Loss falls from 4 to 2. The "second" half is flat & <b>short</b>.'
 BADGE = "[![Open this chapter in Colab](images/open-in-colab.svg)](https://colab.research.google.com/x)"
 FIRST = f"# 01 · One\n\n**The question:** Why?\n\n<!-- badge -->\n\n{BADGE}\n\n9 min to read\n\n<!-- /badge -->"
 TABLE = "#### Too deep\n\n| a | b |\n|---|---|\n| 1 | $x^2$ |\n\nSee [two](02_two.ipynb#part-b) and [below](#too-deep)."
+TABLE += "\n\nAnd the [cache](../docs/glossary.md#kv-cache)."
 QUIZ = (Question("Which is <right>?", (("The first", "No: it is late."), ("The & second", "Yes: it is early.")), "b"),)
 
 try:
@@ -59,6 +60,9 @@ def small(tmp_path, monkeypatch):
     two = [v4.new_markdown_cell("# 02 · Two\n\n## Part b\n\nBack to [one](01_one.ipynb).")]
     nbformat.write(v4.new_notebook(cells=one), folder / "01_one.ipynb")
     nbformat.write(v4.new_notebook(cells=two), folder / "02_two.ipynb")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "glossary.md").write_text("# Words\n\n### KV cache\n\nIn [one](../notebooks/01_one.ipynb).")
+    monkeypatch.setattr(course, "README", tmp_path / "README.md")
     monkeypatch.setattr(course, "NOTEBOOKS", folder)
     monkeypatch.setattr(exercises, "all_quizzes", lambda: {"01": QUIZ})
     return tmp_path
@@ -116,7 +120,7 @@ def problems(page: BeautifulSoup) -> list[str]:
 
 
 def test_the_small_pages_and_the_real_books_stand_alone(pages, real):
-    assert len(pages) == 6
+    assert len(pages) == 8
     for name, page in [*pages.items(), *real.items()]:
         assert problems(page) == [], name
 
@@ -169,9 +173,12 @@ def test_headings_get_unique_ids_and_one_h1(pages):
 
 def test_links_between_chapters_stay_inside_the_variant(pages):
     links = [a["href"] for a in pages["filled/01_one.html"].main.find_all("a")]
-    assert links == ["02_two.html#part-b", "#too-deep"]
+    assert links == ["02_two.html#part-b", "#too-deep", "glossary.html#kv-cache"]
+    assert pages["filled/glossary.html"].find(id="kv-cache")
+    assert pages["filled/glossary.html"].main.a["href"] == "01_one.html"
     assert pages["filled/02_two.html"].find(id="part-b")
-    assert [a["href"] for a in pages["book-filled.html"].main.find_all("a")] == ["#c02-part-b", "#c01-too-deep", "#c01"]
+    links = [a["href"] for a in pages["book-filled.html"].main.find_all("a")]
+    assert links == ["#c02-part-b", "#c01-too-deep", "#cglossary-kv-cache", "#c01", "#c01"]
 
 
 def test_blank_has_room_and_no_solution_and_filled_the_reverse(pages):
@@ -248,7 +255,10 @@ def test_text_and_code_have_contrast_in_light_and_dark_mode():
 def test_only_some_chapters_and_no_book(small):
     assert handouts.make("02, 02", small / "build", pdf=False) == 0
     written = sorted(path.relative_to(small / "build").as_posix() for path in (small / "build").rglob("*.html"))
-    assert written == ["handouts/blank/02_two.html", "handouts/filled/02_two.html"]
+    assert [name for name in written if "glossary" not in name] == [
+        "handouts/blank/02_two.html",
+        "handouts/filled/02_two.html",
+    ]
 
 
 @pytest.mark.parametrize("only", ["77", "01,x", ","])
@@ -291,7 +301,7 @@ def test_without_a_browser_there_is_html_and_one_line_that_says_so(small, monkey
     assert handouts.make(build=small / "build") == 0
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 2 and "no Chromium or Chrome is installed" in lines[1] and "COURSE_BROWSER" in lines[1]
-    assert len(list((small / "build").rglob("*.html"))) == 6 and not list((small / "build").rglob("*.pdf*"))
+    assert len(list((small / "build").rglob("*.html"))) == 8 and not list((small / "build").rglob("*.pdf*"))
 
 
 def test_a_named_browser_that_is_not_there_is_named(monkeypatch):

@@ -7,11 +7,10 @@ from pathlib import Path
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
-from nbconvert.filters.markdown_mistune import MarkdownWithMath
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from utils import __main__ as cli
-from utils import claims, course, languages, report, runner, translate
+from utils import claims, course, handouts, languages, runner, translate
 
 NUMBERS = [chapter.number for chapter in course.chapters()]
 VERDICTS = [verdict for path in course.notebook_paths() for verdict in claims.saved_verdicts(path)]
@@ -96,13 +95,13 @@ def test_a_chapter_that_has_no_chinese_yet_still_links_to_the_glossary():
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_block_is_rendered_in_a_handout(number: str):
-    renderer = report._Renderer(escape=False, exclude_anchor_links=True)
-    html = MarkdownWithMath(renderer=renderer).render(
-        f"Text.\n\n<!-- zh -->\n\n{languages.block(number)}\n\n<!-- /zh -->"
-    )
-    page = BeautifulSoup(html, "html.parser")
+    cell = nbformat.v4.new_markdown_cell(f"# {number} · X\n\n<!-- zh -->\n\n{languages.block(number)}\n\n<!-- /zh -->")
+    html = handouts.Chapter(nbformat.v4.new_notebook(cells=[cell]), number, course.NOTEBOOKS).html()
+    page, terms = BeautifulSoup(html, "html.parser"), BeautifulSoup(handouts.glossary().html(), "html.parser")
     assert len(page.details.find_all("li")) == objectives(number) and "**" not in html
-    assert page.find_all("a")[-1]["href"] == "../../docs/glossary.md"  # from build/handouts/
+    links = [link["href"] for link in page.find_all("a")]
+    assert links[-1] == "glossary.html" and len(links) > 1
+    assert all(terms.find(id=link.partition("#")[2]) for link in links[:-1]), links
 
 
 def test_refresh_writes_chinese_where_the_markers_are(tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ from utils.report import write_text
 VARIANTS = ("blank", "filled")
 TITLE = "DeepSeek by the Numbers"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+GLOSSARY = "glossary"
 LINES = {1: 6, 2: 9, 3: 14}  # level of an exercise -> ruled lines to write on
 PDF_SECONDS = 180  # what the browser may take for one file
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
@@ -111,7 +112,7 @@ class Chapter:
         if cell.cell_type != "code" or "bootstrap" in cell.metadata.get("tags", []):
             return
         yield code(cell.source)
-        quiz = re.match(r'quiz\("(\d\d)"\)', cell.source)
+        quiz = re.match(r'quiz\("(\d\d)"', cell.source)
         if quiz and quiz[1] in exercises.all_quizzes():
             yield _quiz(exercises.all_quizzes()[quiz[1]], variant)
             return
@@ -164,13 +165,20 @@ class _Renderer(IPythonRenderer):
         return name if self.chapter.depth == 1 else f"c{number or self.chapter.number}-{name}"
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        if found := re.fullmatch(r"((\d\d)_\w+)\.ipynb(?:#(.*))?", url):
+        if found := re.fullmatch(r"(?:\.\./notebooks/)?((\d\d)_\w+)\.ipynb(?:#(.*))?", url):
             name, number, part = found.groups()
             anchor = f"#{self._id(part, number)}" if part else ""
             url = f"{name}.html{anchor}" if self.chapter.depth == 1 else anchor or f"#c{number}"
+        elif found := re.fullmatch(r"\.\./docs/glossary\.md(?:#(.*))?", url):
+            term = f"#{self._id(found[1], GLOSSARY)}" if found[1] else ""
+            url = f"{GLOSSARY}.html{term}" if self.chapter.depth == 1 else term or f"#c{GLOSSARY}"
         elif url.startswith("#"):
             url = f"#{self._id(url[1:])}"
         return super().link(text, url, title)
+
+    def block_html(self, html: str) -> str:
+        # A block may open what a later one closes: only pictures need to be looked at, and what is around them closed.
+        return super().block_html(html) if "<img" in html else html
 
     def table(self, text: str) -> str:
         label = f"Table {self.chapter.number}.{self.chapter.count('a table')}"
@@ -307,19 +315,33 @@ def write_handout(notebook: NotebookNode, title: str, folder: Path, path: Path, 
 
 
 def write_book(notebooks: Sequence[Path], path: Path, variant: str) -> None:
-    """Write several chapters as one HTML file, each beginning on a page of its own in print."""
+    """Write several chapters and the glossary as one HTML file, each beginning on a page of its own in print."""
     contents, bodies, styles = [(1, "top", TITLE)], [], []
-    for notebook in notebooks:
-        chapter = Chapter(nbformat.read(notebook, as_version=4), notebook.name[:2], notebook.parent, depth=2)
-        bodies.append(
-            f'<div class="chapter" style="page: c{chapter.number}">{chapter.html(variant, notebook.stem)}</div>'
-        )
-        contents += chapter.contents
+    chapters = [Chapter(nbformat.read(path, as_version=4), path.name[:2], path.parent, depth=2) for path in notebooks]
+    for chapter in [*chapters, glossary(depth=2)]:
+        name = f"c{chapter.number}"
+        bodies.append(f'<div class="chapter" style="page: {name}">{chapter.html(variant, name)}</div>')
+        # Of the glossary's terms, a table of contents needs only the first one: its title.
+        contents += chapter.contents if chapter in chapters else chapter.contents[:1]
         title = re.sub(r"<[^>]+>", "", chapter.contents[0][2])
-        styles.append(f'@page c{chapter.number} {{ @top-left {{ content: "{_css_text(title)}"; }} }}')
+        styles.append(f'@page {name} {{ @top-left {{ content: "{_css_text(title)}"; }} }}')
     kind = "with room for your answers" if variant == "blank" else "with all solutions"
     front = f'<h1 id="top">{TITLE}</h1>\n<p>All chapters, {kind}.</p>'
     write_text(path, _page(TITLE, contents, "\n".join([front, *bodies]), "\n".join(styles)))
+
+
+def glossary(depth: int = 1) -> Chapter:
+    """The glossary, for a page of its own or at the end of a book."""
+    page = course.README.parent / "docs" / f"{GLOSSARY}.md"
+    cell = nbformat.v4.new_markdown_cell(page.read_text(encoding="utf-8"))
+    return Chapter(nbformat.v4.new_notebook(cells=[cell]), GLOSSARY, page.parent, depth)
+
+
+def write_glossary(folder: Path) -> None:
+    """Write the glossary that the handouts in a folder link to."""
+    page = glossary()
+    body = page.html()
+    write_text(folder / f"{GLOSSARY}.html", _page(f"{TITLE}: glossary", page.contents, body))
 
 
 def select(only: str | None) -> list[Path]:
@@ -349,6 +371,7 @@ def make(only: str | None = None, build: Path = course.ROOT / "build", *, pdf: b
             known = re.search(r"^# (.+)$", notebook.cells[0].source, re.MULTILINE)
             pages.append(build / "handouts" / variant / f"{path.stem}.html")
             write_handout(notebook, known[1] if known else path.stem, path.parent, pages[-1], variant)
+        write_glossary(build / "handouts" / variant)
         if not only:
             pages.append(build / "handouts" / f"book-{variant}.html")
             write_book(chapters, pages[-1], variant)

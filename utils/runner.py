@@ -203,6 +203,7 @@ def run(
         handouts.write_handout(chapter.notebook, f"{chapter.number} · {chapter.title}", notebooks, target)
 
     results = _execute_all(chapters, jobs, cell_timeout, console or Console(), keep)
+    handouts.write_glossary(build / "handouts")
     report.write_report(report.summary(results, len(paths), time.monotonic() - start), build)
     return results
 

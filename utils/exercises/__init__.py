@@ -13,6 +13,7 @@ import importlib
 import math
 import numbers
 import pkgutil
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +30,7 @@ class NotYet(Exception):
     """A wrong answer. Shown as one short message, without a traceback."""
 
     def _render_traceback_(self) -> list[str]:  # IPython calls this instead of printing the traceback
-        return [str(self)]
+        return textwrap.wrap(str(self), 88, break_long_words=False)
 
 
 class ExerciseError(ValueError):
