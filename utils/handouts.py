@@ -31,7 +31,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from utils import course, exercises
+from utils import course, exercises, languages
 from utils.report import write_text
 
 VARIANTS = ("blank", "filled")
@@ -161,8 +161,10 @@ class _Renderer(IPythonRenderer):
         return f'<h{level} id="{name}">{text}</h{level}>\n'
 
     def _id(self, text: str, number: str = "") -> str:
-        name = re.sub(r"\W+", "-", text.casefold()).strip("-") or "part"
-        return name if self.chapter.depth == 1 else f"c{number or self.chapter.number}-{name}"
+        number = number or self.chapter.number
+        name = languages.anchor(text) if number == GLOSSARY else re.sub(r"\W+", "-", text.casefold()).strip("-")
+        name = name or "part"
+        return name if self.chapter.depth == 1 else f"c{number}-{name}"
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
         if found := re.fullmatch(r"(?:\.\./notebooks/)?((\d\d)_\w+)\.ipynb(?:#(.*))?", url):

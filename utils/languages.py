@@ -44,8 +44,13 @@ class Term:
 
     @property
     def anchor(self) -> str:
-        """The part of a link after '#': what GitHub makes of the term as a heading."""
-        return re.sub(r"[^a-z0-9_ -]", "", self.term.lower()).replace(" ", "-")
+        """The part of a link to it after '#'."""
+        return anchor(self.term)
+
+
+def anchor(heading: str) -> str:
+    """What GitHub makes of a heading as the part of a link after '#'."""
+    return re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-")
 
 
 def _data(name: str) -> Any:

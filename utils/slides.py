@@ -50,7 +50,8 @@ _DECK = """
 </main>
 <script src="reveal/dist/reveal.js"></script>
 <script>
-Reveal.initialize({width: 1280, height: 720, hash: true, slideNumber: "c/t", transition: "none"});
+Reveal.initialize({width: 1280, height: 720, hash: true, slideNumber: "c/t", transition: "none",
+  pdfSeparateFragments: false});
 </script>
 </body>
 {% endblock -%}
