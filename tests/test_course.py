@@ -1,6 +1,5 @@
 """The generated parts: map, badge, facts line, next link, recorded measurements, repository address."""
 
-import json
 
 import nbformat
 import pytest
@@ -68,10 +67,8 @@ def test_a_first_cell_without_question_is_an_error(small_course):
 
 def test_recorded_measurements_appear_on_the_map_rounded_up(small_course):
     course.refresh()
-    report = small_course / "report.json"
     chapters = [{"number": n, "status": "ok", "seconds": s, "peak_mb": 1234.5} for n, s in (("00", 20.2), ("01", 41))]
-    report.write_text(json.dumps({"chapters": chapters}))
-    course.record(report)
+    course.record(chapters)
     course.refresh()
     assert "20 s | 1.3 GB" in course.course_map() and "45 s | 1.3 GB" in course.course_map()
 
@@ -79,10 +76,8 @@ def test_recorded_measurements_appear_on_the_map_rounded_up(small_course):
 def test_a_failed_chapter_records_nothing(small_course):
     course.refresh()
     before = course.DATA.read_text()
-    report = small_course / "report.json"
-    report.write_text(json.dumps({"chapters": [{"number": "00", "status": "cell failed"}]}))
     with pytest.raises(course.CourseError, match="chapter 00 did not run through"):
-        course.record(report)
+        course.record([{"number": "00", "status": "cell failed"}])
     assert course.DATA.read_text() == before
 
 

@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
 
     save = commands.add_parser("save", help="run chapters and store them with their outputs")
     save.add_argument("chapters", nargs="+", metavar="01", help="chapter numbers")
+    save.add_argument("--record", action="store_true", help="keep seconds and memory for the course map")
 
     commands.add_parser("refresh", help="write the generated parts of notebooks and README anew")
 
@@ -142,7 +143,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _save(chapters: list[str]) -> int:
+def _save(chapters: list[str], record: bool) -> int:
     from utils import course, runner
 
     known = {path.name[:2]: path for path in course.notebook_paths()}
@@ -151,8 +152,10 @@ def _save(chapters: list[str]) -> int:
             raise course.CourseError(f"no chapter {number!r}; there are {', '.join(known)}")
     course.refresh()  # chapter 00 shows the map of all chapters
     for number in chapters:
-        runner.save(known[number])
+        result = runner.save(known[number])
         print(f"saved {known[number].name}")
+        if record:
+            course.record([result.record()])
     return _refresh()
 
 
@@ -195,7 +198,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     code = runner.run_course(arguments.only, arguments.jobs)
     if arguments.record and code == 0:
-        course.record(course.ROOT / "build" / "report.json")
+        report = json.loads((course.ROOT / "build" / "report.json").read_text(encoding="utf-8"))
+        course.record(report["chapters"])
         _refresh()
     return code
 
@@ -222,7 +226,7 @@ def main(argv: list[str] | None = None) -> int:
             case "run":
                 return _run(arguments)
             case "save":
-                return _save(arguments.chapters)
+                return _save(arguments.chapters, arguments.record)
             case "refresh":
                 return _refresh()
             case "translate":

@@ -179,7 +179,7 @@ QUIZ = (
         text="One channel of a layer's input is 50 times louder than the others, in every token. Which repair fits?",
         options=(
             (
-                "A scale for each token, as in bitsandbytes",
+                "A scale for each token, not for the layer",
                 "That shuts up a loud token. A loud channel sits in every row, so each token's scale is "
                 "stretched by it.",
             ),

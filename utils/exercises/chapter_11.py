@@ -224,8 +224,7 @@ QUIZ = (
             ),
             (
                 "Weights, and the file that holds them",
-                "The weights are stored once. That is what sharing layers saves: ALBERT-large is 19 times "
-                "smaller than BERT-large.",
+                "The weights are stored once. Sharing the layers alone makes BERT-large 7 times smaller.",
             ),
         ),
         right="a",

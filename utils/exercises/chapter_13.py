@@ -169,8 +169,8 @@ EXERCISES = (
 
 QUIZ = (
     Question(
-        text="Exit A agrees with the full model on 55 % of tokens; of its sure guesses, 97 % are right. Exit B:"
-        " 70 %, and 75 %. Which one serves early exit better?",
+        text="Two exits are sure equally often. A agrees with the full model on 55 % of tokens; of its sure guesses,"
+        " 97 % are right. B: 70 %, and 75 %. Which one serves early exit better?",
         options=(
             (
                 "B, as it agrees on more of all the tokens",
