@@ -4,10 +4,17 @@ import os
 import tempfile
 from pathlib import Path
 
+import pytest
+
 WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # before torch is imported, here and in the kernels that inherit this
     # Two workers that each use all cores would mostly wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait let others have the core, as in utils.runner
-_record = tempfile.TemporaryDirectory(prefix="course-progress-", ignore_cleanup_errors=True)
-os.environ["COURSE_PROGRESS"] = str(Path(_record.name) / "progress.json")
+_records = tempfile.TemporaryDirectory(prefix="course-progress-", ignore_cleanup_errors=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Each file of tests, and each notebook's kernel, begins with a learner who has solved nothing."""
+    os.environ["COURSE_PROGRESS"] = str(Path(_records.name) / f"{item.path.stem}.json")

@@ -1,6 +1,5 @@
 """The generated parts: map, badge, facts line, next link, recorded measurements, repository address."""
 
-
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
