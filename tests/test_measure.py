@@ -5,6 +5,7 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -117,3 +118,11 @@ def test_perplexity_counts_every_token_once_and_weighs_by_tokens(window, stride,
 def test_perplexity_refuses_what_makes_no_sense(text, window, stride, message):
     with pytest.raises(ValueError, match=message):
         measure.perplexity(Unigram(26), characters, text, window, stride)
+
+
+def test_released_memory_goes_back_to_the_system():
+    blocks = [torch.zeros(100_000) for _ in range(500)]  # 200 MB in pieces that the C library keeps for itself
+    held = psutil.Process().memory_info().rss
+    del blocks
+    measure.release_memory()
+    assert held - psutil.Process().memory_info().rss > 150e6

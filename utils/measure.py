@@ -4,13 +4,15 @@ Timings on a shared machine drift. So two ways of doing a thing are timed in tur
 ratio of a pair, as a median with its spread: what slows one slows the other too.
 """
 
+import ctypes
+import gc
 import math
 import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +87,14 @@ def _wait_for_gpu() -> None:
     torch = sys.modules.get("torch")  # where nothing has imported it, nothing runs on a GPU
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.synchronize()
+
+
+def release_memory() -> None:
+    """Collect garbage, and let the C library give freed memory back; glibc keeps much of it otherwise."""
+    gc.collect()
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass
