@@ -27,8 +27,10 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 from utils import course, exercises, handouts, learner, report, runner
 
 SCREENSHOTS = course.ROOT / "build" / "screenshots"
-NAMES = (os.environ.get("COURSE_BROWSER", ""), "chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
+try:
+    CHROMIUM = handouts.find_chromium()
+except handouts.BrowserError:
+    CHROMIUM = None
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
 SWITCHES += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PATIENCE = 90_000  # milliseconds; a busy machine is slow

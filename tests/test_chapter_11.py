@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifting import lift
+from tiny_v3 import TINY_V3
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 from transformers.integrations.finegrained_fp8 import Fp8Quantize
 from transformers.models.bloom.modeling_bloom import build_alibi_tensor
@@ -23,15 +24,8 @@ to_blocks, from_blocks, pack, LowPrecisionLinear = lift("11", "to_blocks", "from
 
 def mini(**changes):
     """A random DeepSeek-V3 model, its attention and experts computed step by step."""
-    fields = {
-        "vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 3, "first_k_dense_replace": 1,
-        "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 12, "kv_lora_rank": 10,
-        "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 5, "intermediate_size": 40,
-        "moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 1,
-        "n_group": 4, "topk_group": 2, "max_position_embeddings": 128, "num_mtp_layers": 0,
-    }  # fmt: skip
     torch.manual_seed(0)
-    config = DeepseekV3Config(**fields | changes)
+    config = DeepseekV3Config(**TINY_V3 | {"vocab_size": 61} | changes)
     options = {"attn_implementation": "eager", "experts_implementation": "eager"}
     return AutoModelForCausalLM.from_config(config, **options).train()
 

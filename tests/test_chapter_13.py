@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifting import lift
+from tiny_v3 import TINY_V3
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
 from utils import architecture
@@ -32,14 +33,9 @@ def llama(layers: int = 5, width: int = 256, seed: int = 0):
 
 def mixture(seed: int, **changes):
     torch.manual_seed(seed)
-    fields = {
-        "vocab_size": 97, "hidden_size": 32, "num_hidden_layers": 3, "first_k_dense_replace": 1,
-        "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 12, "kv_lora_rank": 10,
-        "qk_nope_head_dim": 8, "qk_rope_head_dim": 6, "v_head_dim": 5, "intermediate_size": 40,
-        "moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 3, "n_shared_experts": 1,
-        "n_group": 4, "topk_group": 2, "max_position_embeddings": 128, "num_mtp_layers": 0,
-    }  # fmt: skip
-    return AutoModelForCausalLM.from_config(DeepseekV3Config(**fields | changes), experts_implementation="eager").eval()
+    return AutoModelForCausalLM.from_config(
+        DeepseekV3Config(**TINY_V3 | {"vocab_size": 97} | changes), experts_implementation="eager"
+    ).eval()
 
 
 # ------------------------------------------------------------------------------------------ what a token uses

@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 from rich.console import Console
 
-from utils import course, handouts, report, runner
+from utils import course, files, handouts, runner
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ALT = 'A line rises from 1 to 2; "loss" < 3 & <b>bold</b>'
@@ -391,7 +391,7 @@ def test_a_formula_is_mathml_or_its_own_source_never_half_read(latex, shown):
 
 def test_write_text_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     path = tmp_path / "a" / "b.txt"
-    report.write_text(path, "old")
+    files.write(path, "old")
     with pytest.raises(UnicodeEncodeError):
-        report.write_text(path, "new \ud800")
+        files.write(path, "new \ud800")
     assert path.read_text() == "old"

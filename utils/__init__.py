@@ -18,6 +18,7 @@ One module per idea:
 - `plots`         one figure style, alt text, text twins
 - `course`        the chapters, the bootstrap cell, the generated parts of the README
 - `colab`         installs what is missing where the course is not checked out
+- `files`         files that are written at one stroke
 - `runner`, `report`  run the notebooks, write handouts and the report
 
 `python -m utils --help` lists what the shell can do.

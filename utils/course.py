@@ -12,18 +12,19 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import nbformat
 from nbformat import NotebookNode
 
-from utils import claims, colab, exercises, languages, workshop
+from utils import claims, colab, exercises, files, languages, workshop
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 README = ROOT / "README.md"
 DATA = Path(__file__).resolve().parent / "data" / "course.json"
 README_FIGURE = ROOT / "docs" / "where-the-parameters-are.png"
+Item = TypeVar("Item")
 BADGE = "images/open-in-colab.svg"
 
 # The parts of the course, and their chapters: one deck of slides each.
@@ -88,9 +89,27 @@ def settings() -> dict[str, Any]:
     return json.loads(DATA.read_text(encoding="utf-8"))
 
 
+def _store(data: dict[str, Any]) -> bool:
+    return files.write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
 def chapters() -> list[Chapter]:
     """The chapters of the course, in order; also known where only the package is installed."""
     return [Chapter(number=number, **record) for number, record in settings()["chapters"].items()]
+
+
+def choose(only: Iterable[str] | None, known: Mapping[str, Item], what: str) -> list[Item]:
+    """Those that `only` names by their keys, in the order of `known`; all where it is None.
+
+    Raises:
+        CourseError: a key that is not known; the message says what there is.
+    """
+    if only is None:
+        return list(known.values())
+    wanted = [key.strip() for key in only]
+    if unknown := [key for key in wanted if key not in known]:
+        raise CourseError(f"--only: no {what} {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+    return [item for key, item in known.items() if key in wanted]
 
 
 def notebook_paths(folder: Path = NOTEBOOKS) -> list[Path]:
@@ -166,7 +185,7 @@ def record(chapters: Iterable[Mapping[str, Any]]) -> None:
             raise CourseError(f"chapter {chapter['number']} did not run through: nothing is recorded")
         known = data["chapters"].setdefault(chapter["number"], {})
         known |= {"seconds": round(chapter["seconds"]), "peak_mb": round(chapter["peak_mb"])}
-    _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+    _store(data)
 
 
 def publish(repository: str, tag: str | None = None) -> list[Path]:
@@ -185,7 +204,7 @@ def publish(repository: str, tag: str | None = None) -> list[Path]:
     if tag is not None and not re.fullmatch(rf"(?![.-]){name}", tag):
         raise CourseError(f"TAG must be letters, digits, dots and dashes, such as v1.0; got {tag!r}")
     data = settings() | {"repository": repository} | ({"tag": tag} if tag else {})
-    changed = [DATA] if _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n") else []
+    changed = [DATA] if _store(data) else []
     return changed + [path for path in refresh() if path not in changed]
 
 
@@ -197,16 +216,16 @@ def refresh() -> list[Path]:
         path.name[:2]: _describe(path, notebook, data["chapters"].get(path.name[:2], {}))
         for path, notebook in notebooks.items()
     }
-    changed = [DATA] if _write(DATA, json.dumps(data, ensure_ascii=False, indent=1) + "\n") else []
+    changed = [DATA] if _store(data) else []
     known = chapters()
     for place, (path, notebook) in enumerate(notebooks.items()):
         following = known[place + 1] if place + 1 < len(known) else None
         for cell in notebook.cells:
             _refresh_cell(cell, known[place], following)
-        if _write(path, nbformat.writes(notebook) + "\n"):
+        if files.write(path, nbformat.writes(notebook) + "\n"):
             changed.append(path)
     picture = next(filter(None, (_tagged_picture(notebook) for notebook in notebooks.values())), None)
-    if picture and _write(README_FIGURE, picture):
+    if picture and files.write(README_FIGURE, picture):
         changed.append(README_FIGURE)
     verdicts = [v for path in notebooks for v in claims.saved_verdicts(path)]
     measured = [(chapter, _runs_in(chapter), _memory(chapter)) for chapter in known]
@@ -225,7 +244,7 @@ def refresh() -> list[Path]:
     }
     for name, parts in pages.items():
         page = README.parent / name
-        if page.exists() and _write(page, _fill(page.read_text(encoding="utf-8"), parts())):
+        if page.exists() and files.write(page, fill(page.read_text(encoding="utf-8"), parts())):
             changed.append(page)
     return changed
 
@@ -268,10 +287,10 @@ def _refresh_cell(cell: NotebookNode, chapter: Chapter, following: Chapter | Non
     label, rest = ("**Next:**", f" {to.question}") if following else ("**Back to the map:**", "")
     on = f"{label} [{to.number} · {to.title}]({to.file}) ([in Colab]({in_colab(to.file)})).{rest}"
     parts = {"badge": f"{badge}\n\n{facts}", "next": on, "zh": languages.block(chapter.number)}
-    cell.source = _fill(cell.source, parts)
+    cell.source = fill(cell.source, parts)
 
 
-def _fill(text: str, parts: dict[str, str]) -> str:
+def fill(text: str, parts: dict[str, str]) -> str:
     """Put each part between its markers `<!-- name -->` and `<!-- /name -->`."""
     for name, part in parts.items():
         pattern = re.compile(rf"(<!-- {name} -->).*?(<!-- /{name} -->)", re.DOTALL)
@@ -286,15 +305,3 @@ def _tagged_picture(notebook: NotebookNode) -> bytes | None:
                 if "image/png" in output.get("data", {}):
                     return base64.b64decode(output.data["image/png"])
     return None
-
-
-def _write(path: Path, content: str | bytes) -> bool:
-    """Write a file at one stroke, if its content changes; says whether it did."""
-    content = content.encode() if isinstance(content, str) else content
-    if path.exists() and path.read_bytes() == content:
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".part")
-    draft.write_bytes(content)
-    draft.replace(path)
-    return True

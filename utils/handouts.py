@@ -31,8 +31,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from utils import course, exercises, languages
-from utils.report import write_text
+from utils import course, exercises, files, languages
 
 VARIANTS = ("blank", "filled")
 TITLE = "DeepSeek by the Numbers"
@@ -313,7 +312,7 @@ def write_handout(notebook: NotebookNode, title: str, folder: Path, path: Path, 
     """
     chapter = Chapter(notebook, path.name[:2], folder)
     body = chapter.html(variant, title)
-    write_text(path, _page(title, chapter.contents, body))
+    files.write(path, _page(title, chapter.contents, body))
 
 
 def write_book(notebooks: Sequence[Path], path: Path, variant: str) -> None:
@@ -329,7 +328,7 @@ def write_book(notebooks: Sequence[Path], path: Path, variant: str) -> None:
         styles.append(f'@page {name} {{ @top-left {{ content: "{_css_text(title)}"; }} }}')
     kind = "with room for your answers" if variant == "blank" else "with all solutions"
     front = f'<h1 id="top">{TITLE}</h1>\n<p>All chapters, {kind}.</p>'
-    write_text(path, _page(TITLE, contents, "\n".join([front, *bodies]), "\n".join(styles)))
+    files.write(path, _page(TITLE, contents, "\n".join([front, *bodies]), "\n".join(styles)))
 
 
 def glossary(depth: int = 1) -> Chapter:
@@ -343,7 +342,7 @@ def write_glossary(folder: Path) -> None:
     """Write the glossary that the handouts in a folder link to."""
     page = glossary()
     body = page.html()
-    write_text(folder / f"{GLOSSARY}.html", _page(f"{TITLE}: glossary", page.contents, body))
+    files.write(folder / f"{GLOSSARY}.html", _page(f"{TITLE}: glossary", page.contents, body))
 
 
 def select(only: str | None) -> list[Path]:
@@ -353,10 +352,7 @@ def select(only: str | None) -> list[Path]:
         CourseError: no such chapter; the message lists those there are.
     """
     known = {path.name[:2]: path for path in course.notebook_paths(course.NOTEBOOKS)}
-    wanted = [number.strip() for number in only.split(",")] if only else list(known)
-    if unknown := [number for number in wanted if number not in known]:
-        raise course.CourseError(f"--only: no chapter {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
-    return [known[number] for number in sorted(set(wanted))]
+    return course.choose(only.split(",") if only else None, known, "chapter")
 
 
 def make(only: str | None = None, build: Path = course.ROOT / "build", *, pdf: bool = True) -> int:

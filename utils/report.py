@@ -14,23 +14,10 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
+from utils import files
+
 if TYPE_CHECKING:
     from utils.runner import ChapterResult
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file at one stroke: whoever reads `path` sees the old file or the whole new one.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    draft = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(draft, path)
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def summary(results: Sequence["ChapterResult"], chapters: int, seconds: float) -> dict[str, Any]:
@@ -75,8 +62,8 @@ def _cpu_model() -> str:
 def write_report(facts: dict[str, Any], build: Path) -> None:
     """Write `report.json` and `report.html` from what `summary` returns."""
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_REPORT)
-    write_text(build / "report.json", json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
-    write_text(build / "report.html", page.render(facts=facts, style=Markup(_STYLE)))
+    files.write(build / "report.json", json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
+    files.write(build / "report.html", page.render(facts=facts, style=Markup(_STYLE)))
 
 
 _STYLE = """

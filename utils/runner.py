@@ -32,7 +32,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
-from utils import course, handouts, report
+from utils import course, files, handouts, report
 from utils.claims import VERDICT_MIME
 
 CELL_TIMEOUT = 600  # seconds
@@ -220,7 +220,7 @@ def save(notebook: Path, *, cell_timeout: float = CELL_TIMEOUT, console: Console
     def keep(chapter: _Chapter) -> None:
         if chapter.result and chapter.result.ok:
             text = nbformat.writes(normalised(chapter.notebook))
-            report.write_text(notebook, text.rstrip("\n") + "\n")
+            files.write(notebook, text.rstrip("\n") + "\n")
 
     [result] = _execute_all([_load(notebook)], 1, cell_timeout, console or Console(), keep)
     if not result.ok:
@@ -260,13 +260,7 @@ def _select(paths: list[Path], only: Sequence[str] | None, folder: Path) -> list
     known = {path.name[:2]: path for path in paths}
     if not known:
         raise ValueError(f"no notebooks named NN_name.ipynb in {folder}")
-    if only is None:
-        return paths
-    wanted = [number.strip() for number in only]
-    unknown = [number for number in wanted if number not in known]
-    if unknown:
-        raise ValueError(f"--only: no chapter {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
-    return [path for number, path in known.items() if number in wanted]
+    return course.choose(only, known, "chapter")
 
 
 def _load(path: Path) -> _Chapter:

@@ -16,9 +16,8 @@ import nbformat
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode, v4
 
-from utils import course, handouts
+from utils import course, files, handouts
 from utils.claims import VERDICT_MIME, saved_verdicts
-from utils.report import write_text
 
 SKIPPED = re.compile(r"Exercises|Quiz|.*\bquiz\b", re.IGNORECASE)  # sections that slides leave out
 WORDS, DENSE = 120, 95  # of a section's text on one slide; from how many on in smaller letters
@@ -164,7 +163,7 @@ def write_deck(number: int, name: str, notebooks: list[Path], path: Path) -> Non
     facts = {"metadata": {"name": f"{title}. {handouts.TITLE}"}, "style": handouts.style("pages", "slides")}
     exporter = SlidesExporter(raw_template=_DECK, exclude_raw=False)
     html, _ = exporter.from_notebook_node(v4.new_notebook(cells=cells), facts)
-    write_text(path, html)
+    files.write(path, html)
 
 
 def make(only: str | None = None, build: Path = course.ROOT / "build") -> int:
@@ -174,19 +173,14 @@ def make(only: str | None = None, build: Path = course.ROOT / "build") -> int:
         CourseError: no such part.
         OSError: the folder cannot be written.
     """
-    parts = {str(number): name for number, name in enumerate(course.PARTS, 1)}
-    wanted = [number.strip() for number in only.split(",")] if only else list(parts)
-    if unknown := [number for number in wanted if number not in parts]:
-        raise course.CourseError(f"--only: no part {', '.join(map(repr, unknown))}; there are {', '.join(parts)}")
+    parts = {str(number): (number, name) for number, name in enumerate(course.PARTS, 1)}
+    wanted = course.choose(only.split(",") if only else None, parts, "part")
     folder = build / "slides"
     known = {path.name[:2]: path for path in course.notebook_paths(course.NOTEBOOKS)}
-    for number in sorted(set(wanted)):
-        name = parts[number]
+    for number, name in wanted:
         path = folder / f"{number}_{re.sub(r'[^a-z]+', '_', name.lower())}.html"
-        write_deck(int(number), name, [known[chapter] for chapter in course.PARTS[name]], path)
+        write_deck(number, name, [known[chapter] for chapter in course.PARTS[name]], path)
     with resources.as_file(resources.files("utils").joinpath("data", "reveal")) as reveal:
         shutil.copytree(reveal, folder / "reveal", dirs_exist_ok=True)
-    print(
-        f"{len(set(wanted))} decks are in {folder}. Open one in a browser; add ?print-pdf to its address to print it."
-    )
+    print(f"{len(wanted)} decks are in {folder}. Open one in a browser; add ?print-pdf to its address to print it.")
     return 0

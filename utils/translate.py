@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from utils import course
+from utils import course, files
 
 FOLDER, BUILD = course.ROOT / "translations", course.ROOT / "build"
 _GENERATED = re.compile(r"<!-- (\w+) -->(.*?)<!-- /\1 -->", re.DOTALL)
@@ -52,7 +52,7 @@ def extract(number: str, language: str) -> Path:
             elif before := known["text"] or known.get("before"):
                 entry["before"] = before
             entries[cell["id"]] = {"text": ""} | entry
-    course._write(file, json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
+    files.write(file, json.dumps(entries, ensure_ascii=False, indent=1) + "\n")
     return file
 
 
@@ -73,8 +73,8 @@ def translate(number: str, language: str) -> tuple[Path, list[str]]:
         if not entry["text"] or entry.get("hash") != _english(cell)["hash"]:
             notes.append(f"{cell['id']}: {'its English has changed' if entry['text'] else 'not translated yet'}")
             entry = {"text": source}
-        text = course._fill(entry["text"], {name: part.strip() for name, part in _GENERATED.findall(source)})
+        text = course.fill(entry["text"], {name: part.strip() for name, part in _GENERATED.findall(source)})
         text = _NEAR_LINK.sub(lambda m: "../../notebooks/" * (course.NOTEBOOKS / m[0]).exists() + m[0], text)
         cell["source"] = text.splitlines(keepends=True)
-    course._write(made := BUILD / language / path.name, json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
+    files.write(made := BUILD / language / path.name, json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
     return made, notes
