@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
 from utils import __main__ as cli
-from utils import architecture, corpus, models, pretrain
+from utils import architecture, corpus, measure, models, pretrain
 
 RECIPE = pretrain.Recipe(steps=6, batch=4, window=16, warmup=2)
 
@@ -56,14 +56,12 @@ def test_nothing_held_out_is_in_the_training_text() -> None:
         assert text not in trained.values()
 
 
-def test_a_missing_held_out_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(corpus.CorpusError, match=r"held-out file bisect\.py is missing"):
-        corpus.held_out(tmp_path)
-
-
-def test_a_library_without_source_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(corpus.CorpusError, match="no Python source"):
-        corpus.training_texts(folder=tmp_path)
+def test_the_text_is_the_one_that_the_mini_deepseek_read() -> None:
+    texts = corpus.training_texts()
+    read = json.loads((models.MINI / "training.json").read_text())["corpus"]
+    assert (len(texts), sum(len(text.encode()) for text in texts.values())) == (read["files"], read["bytes"])
+    fewer = corpus.training_texts(tests=False)
+    assert fewer.items() < texts.items() and not any("/test/" in f"/{name}" for name in fewer)
 
 
 def test_batches_depend_on_seed_and_step_alone() -> None:
@@ -219,7 +217,7 @@ def test_the_shell_says_it_in_one_line(capsys: pytest.CaptureFixture[str], tmp_p
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_two_processes_train_like_one(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In float32, where only the order of sums differs; bfloat16 would round the halves of a batch apart.
-    monkeypatch.setattr(pretrain, "has_fast_bfloat16", lambda: False)
+    monkeypatch.setattr(measure, "has_fast_bfloat16", lambda: False)
     folder = tmp_path / "shared"
     script = tmp_path / "both.py"
     script.write_text(
@@ -227,7 +225,7 @@ def test_two_processes_train_like_one(small: Path, tmp_path: Path, monkeypatch: 
         "text = '\\n'.join(corpus.held_out().values())[:60_000]\n"
         "corpus.training_texts = lambda **_: {'text': text}\n"
         "corpus.held_out = lambda *_: {'unseen': text[:3_000]}\n"
-        "pretrain.has_fast_bfloat16 = lambda: False\n"
+        "from utils import measure\nmeasure.has_fast_bfloat16 = lambda: False\n"
         "recipe = pretrain.Recipe(steps=6, batch=4, window=16, warmup=2)\n"
         "pretrain.train('mini', recipe, Path(sys.argv[1]))\n"
     )

@@ -8,9 +8,12 @@ where it comes from and how sure it is: `seen_primary` (the paper, repository or
 import difflib
 import functools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
+
+SHAPE_FIELDS = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,21 @@ class UnknownModel(KeyError):
 
     def __str__(self) -> str:  # KeyError would show the message in quotes
         return self.args[0]
+
+
+def distinct_shapes(chosen: Iterable[Model] | None = None) -> tuple[Model, ...]:
+    """One model for each distinct shape, the first of the catalog: versions that differ only in weights count once.
+
+    Two models have one shape when architecture class, parameters, vocabulary, layers, widths and heads agree.
+
+    Args:
+        chosen: models to choose from; all of the catalog without it.
+    """
+    shapes: dict[tuple[Any, ...], Model] = {}
+    for model in models() if chosen is None else chosen:
+        widths = (model.config.get(name) for name in SHAPE_FIELDS)
+        shapes.setdefault((model.model_type, model.exact_total, *widths), model)
+    return tuple(shapes.values())
 
 
 def training_facts(model: str | None = None, topic: str | None = None) -> tuple[TrainingFact, ...]:

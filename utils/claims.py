@@ -1,13 +1,25 @@
-"""The ledger of 33 claims and the cards that carry their verdicts.
+"""The ledger of 33 claims, the one rule that judges them, and the cards that carry their verdicts.
 
-A verdict is computed in a notebook cell and handed to `verdict`. It draws a card, and the same facts travel with
-the cell's output (MIME type `VERDICT_MIME`), where the report and the README find them.
+The rule:
+
+1. A claim is read in the most favourable sense that its words allow. Where two readings are fair, both are judged.
+2. It is judged on cases. Each case is measured or counted, and says True, False, or None where this machine's
+   measurement does not separate. All True: the claim holds. All False: it is refuted. Some of each: it holds if the
+   condition is met that tells them apart; so a condition is always measured on both sides. With a None, and not both
+   True and False beside it, the claim cannot be told here.
+3. "About", and an estimate, mean within 10 % (`about`). A number that the article states as exact is compared exactly.
+4. "DeepSeek models" are counted by distinct shape (`catalog.distinct_shapes`): versions that differ only in their
+   weights count once.
+
+A notebook cell computes the cases and hands them to `verdict`. It draws a card, and the same facts travel with the
+cell's output (MIME type `VERDICT_MIME`), where the report and the README find them.
 """
 
 import functools
 import html
 import json
 import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -18,6 +30,9 @@ from IPython import get_ipython
 from IPython.display import display
 
 VERDICT_MIME = "application/vnd.course.verdict+json"
+
+ABOUT = 0.10  # "about" and "an estimate" mean: within this share of the claimed number
+UNTOLD = "cannot be told here"
 
 # Judged in this kernel: claim id -> the cell that judged it.
 _judged: dict[str, str] = {}
@@ -45,8 +60,31 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Case:
+    """One case, or one reading, on which a claim is judged.
+
+    Attributes:
+        name: what the case is ("a dense model of 67 B", "read as: a quarter of each layer").
+        holds: the outcome, computed: True, False, or None where the measurement does not separate.
+        measured: the number that decided, with its unit.
+    """
+
+    name: str
+    holds: bool | None
+    measured: str
+
+
+@dataclass(frozen=True)
 class Verdict:
-    """What a chapter found about a claim; `verdict` is "holds", "holds if ..." or "refuted"."""
+    """What a chapter found about a claim.
+
+    Attributes:
+        claim, text, chapter: id, wording and chapter of the claim.
+        verdict: "holds", "holds if ...", "refuted" or "cannot be told here".
+        measured: the cases with what was measured in each, as one text.
+        because: one sentence that says why.
+        cases: the cases as dictionaries of `Case`'s fields.
+    """
 
     claim: str
     text: str
@@ -54,6 +92,7 @@ class Verdict:
     verdict: str
     measured: str
     because: str
+    cases: tuple[dict[str, Any], ...] = ()
 
 
 @functools.cache
@@ -76,31 +115,75 @@ def claim(claim_id: str) -> Claim:
         raise ClaimError(f"no claim {claim_id!r}: the ledger runs from {first} to {last}") from None
 
 
-def verdict(claim_id: str, *, holds: bool, measured: str, because: str, condition: str = "") -> None:
-    """Judge a claim: draw its card and record the verdict with the cell's output.
+def about(measured: float, claimed: float) -> bool:
+    """Whether a number is "about" the claimed one: within 10 % of it."""
+    return abs(measured - claimed) <= ABOUT * abs(claimed)
+
+
+def judge(outcomes: Iterable[bool | None], condition: str = "") -> str:
+    """The word of the rule for the outcomes of a claim's cases.
+
+    Raises:
+        ClaimError: there is no outcome, a condition that the outcomes do not show on both sides, or none where they do.
+    """
+    found = {None if outcome is None else bool(outcome) for outcome in outcomes}
+    if not found:
+        raise ClaimError("a verdict needs at least one case")
+    if {True, False} <= found:
+        if not condition.strip():
+            raise ClaimError("cases that hold and cases that do not need condition=...: what tells them apart")
+        return f"holds if {condition}"
+    if None in found:
+        return UNTOLD
+    if condition.strip():
+        raise ClaimError(f"the condition {condition!r} needs a case where it is met and one where it is not")
+    return "holds" if found == {True} else "refuted"
+
+
+def verdict(
+    claim_id: str,
+    *cases: Case,
+    because: str,
+    holds: bool | None = None,
+    measured: str = "",
+    condition: str = "",
+) -> None:
+    """Judge a claim by the rule of this module: draw its card and record the verdict with the cell's output.
 
     Args:
         claim_id: "C01" to "C33".
-        holds: the outcome, computed: a comparison of measured values, not a typed-in constant.
-        measured: the number that decided, with its unit.
+        cases: what the claim is judged on; or, for a single case, `holds` and `measured`.
         because: one sentence that says why.
-        condition: with `holds=True`, the condition under which it holds ("the model is mid-sized").
+        holds: outcome of the single case, computed: a comparison of measured values, not a typed-in constant.
+        measured: the number that decided the single case, with its unit.
+        condition: what tells cases that hold from those that do not ("the model is dense"). It shows only when the
+            cases fall on both sides, so a cell may name it before it knows.
 
     Raises:
-        ClaimError: unknown id, a second verdict on the same claim from another cell, or an empty reason.
-        TypeError: `holds` is not a truth value.
+        ClaimError: unknown id, a second verdict on the same claim from another cell, an empty reason, or outcomes that
+            do not fit the rule.
+        TypeError: an outcome is neither a truth value nor None.
     """
     judged = claim(claim_id)
-    if not isinstance(holds, (bool, np.bool_)):
-        raise TypeError(f"holds must be True or False, computed in the cell; got {holds!r}")
-    for name, value in (("measured", measured), ("because", because)):
-        if not str(value).strip():
-            raise ClaimError(f"the verdict on {claim_id} needs {name}=...: a short text, not an empty one")
+    cases = cases or (Case("", holds, measured),)
+    for case in cases:
+        if case.holds is not None and not isinstance(case.holds, (bool, np.bool_)):
+            raise TypeError(f"holds must be True, False or None, computed in the cell; got {case.holds!r}")
+        if not str(case.measured).strip():
+            raise ClaimError(f"the verdict on {claim_id} needs measured=...: a short text, not an empty one")
+    if not because.strip():
+        raise ClaimError(f"the verdict on {claim_id} needs because=...: a short text, not an empty one")
     cell = _current_cell()
     if _judged.setdefault(claim_id, cell) != cell:
         raise ClaimError(f"{claim_id} is already judged in another cell: a claim gets one verdict")
-    word = "refuted" if not holds else f"holds if {condition}" if condition else "holds"
-    found = Verdict(claim_id, judged.claim, judged.chapter, word, str(measured), str(because))
+    outcomes = [case.holds if case.holds is None else bool(case.holds) for case in cases]
+    word = judge(outcomes, condition if {True, False} <= set(outcomes) else "")
+    told = "; ".join(f"{case.name}: {case.measured}" if case.name else case.measured for case in cases)
+    kept = tuple(asdict(case) | {"holds": outcome} for case, outcome in zip(cases, outcomes, strict=True))
+    found = Verdict(claim_id, judged.claim, judged.chapter, word, told, because, kept)
+    if get_ipython() is None:
+        print(_card_text(found))
+        return
     display(
         {"text/plain": _card_text(found), "text/html": _card_html(found), VERDICT_MIME: asdict(found)},
         raw=True,
@@ -108,30 +191,44 @@ def verdict(claim_id: str, *, holds: bool, measured: str, because: str, conditio
 
 
 def _current_cell() -> str:
-    """Identity of the running cell, so that running a cell again may judge its claim again."""
+    """Identity of the running cell, so that running a cell again may judge its claim again, edited or not.
+
+    Where the front end does not name its cells, every cell counts as the same one: no edit of a cell can then be
+    mistaken for a second verdict.
+    """
     shell = get_ipython()
-    if shell is None:
-        return "outside a notebook"
-    metadata = (getattr(shell.kernel, "get_parent", dict)() if hasattr(shell, "kernel") else {}).get("metadata", {})
-    return metadata.get("cellId") or shell.user_ns["In"][-1]
+    kernel = getattr(shell, "kernel", None)
+    metadata = (getattr(kernel, "get_parent", dict)() or {}).get("metadata", {})
+    return metadata.get("cellId") or "a cell without a name"
+
+
+SIGNS = {True: "✔", False: "✘", None: "?"}
+
+
+def _case_lines(found: Verdict) -> list[str]:
+    return [f"{SIGNS[case['holds']]} {case['name']}: {case['measured']}" for case in found.cases if case["name"]]
 
 
 def _card_text(found: Verdict) -> str:
     lines = [f"{found.claim}  {found.verdict.upper()}", f'The claim: "{found.text}"']
-    lines += [f"Measured: {found.measured}", f"Because: {found.because}"]
+    lines += _case_lines(found) or [f"Measured: {found.measured}"]
+    lines += [f"Because: {found.because}"]
     return "\n".join(textwrap.fill(line, 100, subsequent_indent="    ") for line in lines)
 
 
 def _card_html(found: Verdict) -> str:
-    sign, colour = {"refuted": ("✘", "#D55E00"), "holds": ("✔", "#009E73")}.get(found.verdict, ("◐", "#0072B2"))
-    escaped = {key: html.escape(value) for key, value in asdict(found).items()}
+    sign, colour = {"refuted": ("✘", "#D55E00"), "holds": ("✔", "#009E73"), UNTOLD: ("?", "#595959")}.get(
+        found.verdict, ("◐", "#0072B2")
+    )
+    rows = [html.escape(line) for line in _case_lines(found)]
+    measured = "<br>".join(rows) or f"<strong>Measured:</strong> {html.escape(found.measured)}"
     return (
         f'<div style="border:1px solid {colour};border-left:8px solid {colour};border-radius:4px;'
         f'padding:.6em 1em;margin:.6em 0;max-width:46em">'
-        f"<strong>{escaped['claim']} {sign} {escaped['verdict']}</strong><br>"
-        f"<em>“{escaped['text']}”</em><br>"
-        f"<strong>Measured:</strong> {escaped['measured']}<br>"
-        f"<strong>Because:</strong> {escaped['because']}</div>"
+        f"<strong>{found.claim} {sign} {html.escape(found.verdict)}</strong><br>"
+        f"<em>“{html.escape(found.text)}”</em><br>"
+        f"{measured}<br>"
+        f"<strong>Because:</strong> {html.escape(found.because)}</div>"
     )
 
 

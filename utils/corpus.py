@@ -1,8 +1,12 @@
-"""Text to train on that every Python has: the source of its standard library, and the language reference."""
+"""Text to train on that is the same for everyone: the source of Python 3.11.7's library, and the language reference.
 
-import sysconfig
+The archives in `utils/data/python` hold it, so that no result depends on the Python that runs the course.
+"""
+
+import functools
+import tarfile
 from collections.abc import Iterable
-from pathlib import Path
+from importlib import resources
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -20,67 +24,36 @@ HELD_OUT = (
     "statistics",
     "textwrap",
 )
-LEFT_OUT = ("site-packages", "dist-packages", "encodings", "__pycache__")  # other people's code, and tables of bytes
-TEST_FOLDERS = ("test", "tests", "idle_test")
 
 
-class CorpusError(RuntimeError):
-    """A part of the standard library that the course reads is not there; the message names it."""
+@functools.cache
+def _archive(name: str) -> dict[str, str]:
+    """Texts of an archive in `utils/data/python`, by name, in order."""
+    packed = resources.files("utils").joinpath("data", "python", name)
+    with packed.open("rb") as file, tarfile.open(fileobj=file) as tar:
+        return {member.name: tar.extractfile(member).read().decode() for member in tar}
 
 
-def library_folder() -> Path:
-    """Folder of the standard library's source."""
-    return Path(sysconfig.get_path("stdlib"))
+def held_out() -> dict[str, str]:
+    """Source of the ten held-out modules, by name: about 200,000 bytes."""
+    return {name: _archive("library.tar.xz")[f"{name}.py"] for name in HELD_OUT}
 
 
-def held_out(folder: Path | None = None) -> dict[str, str]:
-    """Source of the ten held-out modules, by name: about 200,000 bytes.
-
-    Raises:
-        CorpusError: a module is missing.
-    """
-    folder = folder or library_folder()
-    texts = {}
-    for name in HELD_OUT:
-        path = folder / f"{name}.py"
-        if not path.is_file():
-            raise CorpusError(f"the held-out file {path.name} is missing from Python's standard library in {folder}")
-        texts[name] = path.read_text(encoding="utf-8")
-    return texts
-
-
-def training_texts(*, tests: bool = True, folder: Path | None = None) -> dict[str, str]:
-    """Source files of the standard library but the held-out ones, and the language reference, by name.
+def training_texts(*, tests: bool = True) -> dict[str, str]:
+    """Source files of the library but the held-out ones, and the language reference, by name.
 
     Args:
-        tests: with the library's own tests, where this Python has them; they are more than half of its source.
-        folder: where the library is.
-
-    Raises:
-        CorpusError: there is no source.
+        tests: with the library's own tests; they are more than half of its source.
     """
-    folder = folder or library_folder()
-    texts = {}
-    for path in sorted(folder.rglob("*.py")):
-        parts = path.relative_to(folder).parts
-        name = path.stem.removeprefix("test_")
-        skipped = set(parts) & set(LEFT_OUT) or name in HELD_OUT or path.name == "topics.py"
-        if skipped or (not tests and set(parts) & set(TEST_FOLDERS)):
-            continue
-        try:
-            texts["/".join(parts)] = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError:  # the library tests its parser with files in other encodings
-            continue
-    if not texts:
-        raise CorpusError(f"no Python source in {folder}: install a Python with its standard library's source")
-    return texts | reference()
+    files = _archive("library.tar.xz") | (_archive("tests.tar.xz") if tests else {})
+    unseen = {f"{name}.py" for name in HELD_OUT}
+    names = sorted(files.keys() - unseen - reference().keys(), key=lambda name: name.split("/"))
+    return {name: files[name] for name in names} | reference()
 
 
 def reference() -> dict[str, str]:
     """The language reference as `help()` shows it, by topic."""
-    from pydoc_data.topics import topics
-
-    return {f"reference/{name}": text for name, text in sorted(topics.items())}
+    return {name: text for name, text in _archive("library.tar.xz").items() if name.startswith("reference/")}
 
 
 def encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:

@@ -5,6 +5,7 @@ ratio of a pair, as a median with its spread: what slows one slows the other too
 """
 
 import ctypes
+import functools
 import gc
 import math
 import os
@@ -22,11 +23,12 @@ import psutil
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer the slow side takes than the fast one.
+    """How many times as long the first side takes as the second: above 1, the second is faster.
 
     Attributes:
         median: median ratio of the pairs; 2.0 means the second function takes half the time of the first.
-        low, high: the quartiles of the pairs (the minimum and maximum where there are fewer than four).
+        low, high: interval of the median, of `confidence`; exact, from the order of the pairs. Infinite where there are
+            too few pairs for it.
         pairs: how many pairs were timed.
         first_seconds, second_seconds: median seconds of each side, for the curious.
     """
@@ -39,10 +41,37 @@ class Ratio:
     second_seconds: float
 
     def __str__(self) -> str:
-        return f"{self.median:.2f}x (quartiles {self.low:.2f} to {self.high:.2f}, {self.pairs} pairs)"
+        return f"{self.median:.2f}x (interval {self.low:.2f} to {self.high:.2f}, {self.pairs} pairs)"
+
+    def at_least(self, bound: float) -> bool | None:
+        """Whether the ratio is at least `bound`: True or False where the whole interval says so, else None."""
+        return True if self.low >= bound else False if self.high < bound else None
 
 
-def paired_ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 7, warmup: int = 1) -> Ratio:
+def median_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float]:
+    """Interval of the median of independent values, from their order alone (the sign test turned round).
+
+    The k-th smallest and k-th largest value hold the median between them unless fewer than k of the n values fall on
+    one side of it: the chance is twice a binomial tail.
+
+    Returns:
+        (low, high); (-inf, inf) where n is too small for the confidence.
+
+    Raises:
+        ValueError: there is no value.
+    """
+    n, k, tail = len(values), 0, 0.0
+    if n == 0:
+        raise ValueError("an interval needs at least one value")
+    while k < n and 2 * (tail + math.comb(n, k) / 2**n) <= 1 - confidence:
+        tail, k = tail + math.comb(n, k) / 2**n, k + 1
+    ordered = sorted(values)
+    return (ordered[k - 1], ordered[n - k]) if k else (-math.inf, math.inf)
+
+
+def paired_ratio(
+    first: Callable[[], Any], second: Callable[[], Any], pairs: int = 9, warmup: int = 1, confidence: float = 0.95
+) -> Ratio:
     """Time `first` against `second` in alternating order; ratios above 1 mean that `second` is faster.
 
     Raises:
@@ -53,25 +82,89 @@ def paired_ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int
     for _ in range(warmup):
         first()
         second()
-    seconds: list[tuple[float, float]] = []
-    for number in range(pairs):
-        # The order flips from pair to pair, so that neither side always runs on a cache the other has filled.
-        if number % 2:
-            late = _seconds(second)
-            seconds.append((_seconds(first), late))
-        else:
-            seconds.append((_seconds(first), _seconds(second)))
-    ratios = [a / b for a, b in seconds]
-    low, high = min(ratios), max(ratios)
-    if pairs >= 4:
-        low, _, high = statistics.quantiles(ratios, n=4, method="inclusive")
-    return Ratio(
-        statistics.median(ratios),
-        low,
-        high,
-        pairs,
-        *(statistics.median(side) for side in zip(*seconds, strict=True)),
-    )
+    return _ratio([_pair(first, second, number) for number in range(pairs)], confidence)
+
+
+def settle(
+    first: Callable[[], Any],
+    second: Callable[[], Any],
+    *bounds: float,
+    seconds: float = 10,
+    pairs: int = 200,
+    confidence: float = 0.99,
+) -> Ratio:
+    """Time pairs until the ratio's interval lies on one side of every bound, or the time is used up.
+
+    Ask the result: `ratio.at_least(bound)` is True, False, or None where the time ended before the pairs agreed. The
+    confidence is high because the pairs are looked at again and again.
+
+    Args:
+        first, second: what is timed in turn, on however many threads torch has; see `one_thread`.
+        bounds: the ratios that a verdict depends on.
+        seconds: budget; at least 9 pairs are timed all the same.
+        pairs: at most so many pairs.
+        confidence: of the interval of the median.
+
+    Raises:
+        ValueError: no bound, or one that is not above 0.
+    """
+    if not bounds or not all(bound > 0 for bound in bounds):
+        raise ValueError(f"bounds must be ratios above 0; got {bounds}")
+    first(), second()
+    timed: list[tuple[float, float]] = []
+    end = time.perf_counter() + seconds
+    while len(timed) < pairs:
+        timed.append(_pair(first, second, len(timed)))
+        if len(timed) < 9:
+            continue
+        ratio = _ratio(timed, confidence)
+        if time.perf_counter() > end or all(ratio.at_least(bound) is not None for bound in bounds):
+            break
+    return _ratio(timed, confidence)
+
+
+def _pair(first: Callable[[], Any], second: Callable[[], Any], number: int) -> tuple[float, float]:
+    # The order flips from pair to pair, so that neither side always runs on a cache the other has filled.
+    if number % 2:
+        late = _seconds(second)
+        return _seconds(first), late
+    return _seconds(first), _seconds(second)
+
+
+def _ratio(timed: list[tuple[float, float]], confidence: float) -> Ratio:
+    ratios = [a / b for a, b in timed]
+    sides = (statistics.median(side) for side in zip(*timed, strict=True))
+    return Ratio(statistics.median(ratios), *median_interval(ratios, confidence), len(ratios), *sides)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread in a block: a ratio of single threads is the same beside a busy core."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.cache
+def has_fast_bfloat16() -> bool:
+    """Whether this machine multiplies matrices faster in bfloat16 than in float32: measured, not read from its flags.
+
+    A processor may name the instructions and still emulate them, for example under a limit set from outside.
+    """
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    a = torch.rand(256, 1024, device=device)
+    b = torch.rand(1024, 1024, device=device)
+    half = a.bfloat16(), b.bfloat16()
+    with one_thread():
+        ratio = settle(lambda: a @ b, lambda: half[0] @ half[1], 1.2, seconds=1)
+    return ratio.median > 1.2
 
 
 def _seconds(function: Callable[[], Any]) -> float:
@@ -209,8 +302,9 @@ class Perplexity:
 def perplexity(model: Any, tokenizer: Any, text: str, window: int = 512, stride: int = 256) -> Perplexity:
     """Perplexity of a causal language model on a text, with a sliding window.
 
-    Each window sees up to `window` tokens and is scored only on those that earlier windows have not scored, so every
-    token counts once, and each window weighs by the number of tokens that it scores.
+    Each window sees up to `window` tokens and is scored only on those that earlier windows have not scored, so no
+    token counts twice, and each window weighs by the number of tokens that it scores. A window's first token has
+    nothing before it: the text's first is never scored, nor is, with `stride == window`, that of any window.
 
     Args:
         model: a transformers causal language model.

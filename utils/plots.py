@@ -1,18 +1,26 @@
-"""One look for every figure: colour-blind-safe, readable in greyscale, on light and on dark pages.
+"""Charts with one look, colour-blind-safe and readable in greyscale, and a text twin written from what is drawn.
 
-Figures have an opaque white ground, so that dark pages show them as they are. `show` displays a figure with alt text
-that HTML exports carry, and `heatmap` also returns its numbers as text for readers who cannot see the picture.
+A plotting cell asks for `panels`, fills each with `lines`, `bars`, `dots`, `spans` or `heatmap`, and ends with `show`.
+`show` reads the drawn data back out of the figure: its text twin names every curve and bar with rounded numbers. So a
+reader who cannot see the picture has its data, and a test that compares outputs compares them too.
+
+The chart helpers share these options, which `dress` applies: `title`, `x` and `y` (axis labels), `log` ("x", "y" or
+"xy"), `xticks` and `yticks` (places, or place -> label), `xlim`, `ylim`, `across` and `upright` (label -> place of a
+horizontal or vertical reference line), `legend` ("best", "right" for outside, or "" for none).
 """
 
 import base64
 import io
 import logging
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 import matplotlib
 import numpy as np
+from IPython import get_ipython
 from IPython.display import display
-from matplotlib import font_manager
+from matplotlib import collections, container, font_manager, ticker
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -28,17 +36,19 @@ PALETTE = {
     "black": "#222222",
     "grey": "#8A8A8A",
 }
+COLOURS = tuple(PALETTE.values())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # shape says what colour says
 
 
 def use_style() -> None:
     """Set the course's matplotlib style; Chinese characters fall back to the bundled font."""
     font = resources.files("utils").joinpath("data", "NotoSansCJK-subset.otf")
-    if not any("CJK" in entry.name for entry in font_manager.fontManager.ttflist):
+    known = [entry.name for entry in font_manager.fontManager.ttflist if entry.fname == str(font)]
+    if not known:
         font_manager.fontManager.addfont(str(font))
+        known = [font_manager.fontManager.ttflist[-1].name]
     # The bundled font has one weight; matplotlib would say so beside every bold title.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    cjk = next(entry.name for entry in font_manager.fontManager.ttflist if "CJK" in entry.name)
     matplotlib.rcParams.update(
         {
             "axes.prop_cycle": matplotlib.cycler(color=list(PALETTE.values())),
@@ -53,7 +63,7 @@ def use_style() -> None:
             "figure.figsize": (8, 4.2),
             "figure.dpi": 110,
             "savefig.facecolor": "white",
-            "font.family": ["DejaVu Sans", cjk],
+            "font.family": ["DejaVu Sans", *known],
             "font.size": 10.5,
             "legend.frameon": False,
             "image.cmap": "cividis",
@@ -61,49 +71,392 @@ def use_style() -> None:
     )
 
 
-def show(figure: Figure, alt: str) -> None:
-    """Display a figure with alt text and close it.
+Values = Sequence[float] | np.ndarray
+Series = Values | tuple[Values, Values]
 
-    The text twin ("Figure: ...") stands in the output beside the picture; the alt text stands in its metadata, from
-    where the HTML export takes it.
 
-    Raises:
-        ValueError: the alt text is too short to stand in for the picture.
+def panels(columns: int = 1, rows: int = 1, *, width: float = 8, height: float = 3.8, **options: Any) -> Any:
+    """A figure's axes: one, or a flat array of `rows * columns`. `options` go to matplotlib's `subplots`."""
+    options = {"figsize": (width, height), "layout": "constrained"} | options
+    _, axes = plt.subplots(rows, columns, **options)
+    return axes if rows * columns == 1 else axes.flatten()
+
+
+def dress(
+    axes: Axes,
+    *,
+    title: str = "",
+    x: str = "",
+    y: str = "",
+    log: str = "",
+    xticks: Mapping[float, str] | Iterable[float] | None = None,
+    yticks: Mapping[float, str] | Iterable[float] | None = None,
+    xlim: tuple[float | None, float | None] | None = None,
+    ylim: tuple[float | None, float | None] | None = None,
+    across: Mapping[str, float] | None = None,
+    upright: Mapping[str, float] | None = None,
+    legend: str = "best",
+) -> None:
+    """Give axes their title, labels, scales, ticks, reference lines and legend; see the module for the options."""
+    for name, place in (across or {}).items():
+        axes.axhline(place, color=PALETTE["grey"], linestyle="--", linewidth=1.2, label=name, zorder=1)
+    for name, place in (upright or {}).items():
+        axes.axvline(place, color=PALETTE["grey"], linestyle="--", linewidth=1.2, label=name, zorder=1)
+    axes.set(**{key: text for key, text in (("title", title), ("xlabel", x), ("ylabel", y)) if text})
+    for name, axis, ticks in (("x", axes.xaxis, xticks), ("y", axes.yaxis, yticks)):
+        if name in log:
+            axes.set(**{f"{name}scale": "log"})
+        if ticks is not None:
+            places = list(ticks)
+            axis.set_ticks(places, list(ticks.values()) if isinstance(ticks, Mapping) else [f"{p:,g}" for p in places])
+            axis.set_minor_locator(ticker.NullLocator())
+    if xlim is not None:
+        axes.set_xlim(*xlim)
+    if ylim is not None:
+        axes.set_ylim(*ylim)
+    if legend and len(axes.get_legend_handles_labels()[1]) > 0:
+        axes.legend(**({"loc": "upper left", "bbox_to_anchor": (1, 1)} if legend == "right" else {"loc": legend}))
+
+
+def _is_pair(series: Series) -> bool:
+    return isinstance(series, tuple) and len(series) == 2 and np.ndim(series[0]) == 1
+
+
+def lines(
+    axes: Axes,
+    series: Mapping[str, Series],
+    at: Values | None = None,
+    *,
+    bands: Mapping[str, tuple[Values, Values]] | None = None,
+    markers: bool = True,
+    styles: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> None:
+    """Draw curves, each with its own colour, marker and line style.
+
+    Args:
+        axes: where to draw.
+        series: label -> values, or label -> (places, values).
+        at: places on the x axis of series that name none; without it 0, 1, 2, ...
+        bands: label of a curve -> (low, high), drawn as a pale band.
+        markers: a marker at each value; without it, line styles alone tell curves apart.
+        styles: label -> options for matplotlib's `plot` of that curve.
+        options: see `dress`.
     """
-    alt = " ".join(alt.split())
-    if len(alt) < 40:
-        raise ValueError(f"alt text must say what the figure shows (40 characters or more); got {alt!r}")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
-    picture = base64.b64encode(buffer.getvalue()).decode()
-    display({"image/png": picture, "text/plain": f"Figure: {alt}"}, metadata={"image/png": {"alt": alt}}, raw=True)
+    for place, (name, values) in enumerate(series.items()):
+        places, values = values if _is_pair(values) else (range(len(values)) if at is None else at, values)
+        style = {"color": COLOURS[place % len(COLOURS)], "linestyle": ("-", "--", "-.", ":")[place % 4], "linewidth": 2}
+        if markers:
+            style |= {"marker": MARKERS[place % len(MARKERS)], "linestyle": "-"}
+        style |= (styles or {}).get(name, {})
+        axes.plot(np.asarray(places), np.asarray(values), label=name, **style)
+        if bands and name in bands:
+            axes.fill_between(np.asarray(places), *map(np.asarray, bands[name]), color=style["color"], alpha=0.18, lw=0)
+    dress(axes, **options)
 
 
-def heatmap(axes: Axes, values: np.ndarray, rows: list[str], columns: list[str], title: str, colour_label: str) -> str:
-    """Draw a labelled heatmap and return its text equivalent, one line a row.
+HATCHES = ("", "//", "..", "xx", "--")
+WRITTEN = "_written"  # label of a text that repeats drawn data, which the twin names already
+
+
+def bars(
+    axes: Axes,
+    values: Mapping[str, float | Mapping[str, float]],
+    *,
+    errors: Mapping[str, tuple[float, float]] | None = None,
+    text: str = "{:,.3g}",
+    stacked: bool = False,
+    upright: bool = False,
+    highlight: Iterable[str] = (),
+    **options: Any,
+) -> None:
+    """Draw horizontal bars, first on top, each with its value beside it.
+
+    Args:
+        axes: where to draw.
+        values: label -> length, or label -> {part: length} for grouped or stacked bars.
+        errors: label -> (low, high), the ends of its interval.
+        text: format of the written values; "" writes none.
+        stacked: parts follow each other instead of standing side by side.
+        upright: vertical bars.
+        highlight: labels of bars in another colour and hatch.
+        options: see `dress`; its `upright` and `across` are given as `dress(axes, ...)` afterwards.
+    """
+    grouped = isinstance(next(iter(values.values())), Mapping)
+    parts = list(next(iter(values.values()))) if grouped else [""]
+    places, thick = np.arange(len(values)), 0.8 if stacked or not grouped else 0.8 / len(parts)
+    draw, start = (axes.bar, "bottom") if upright else (axes.barh, "left")
+    begins = np.zeros(len(values))
+    for number, part in enumerate(parts):
+        lengths = np.array([value[part] if grouped else value for value in values.values()], dtype=float)
+        shift = 0 if stacked or not grouped else (number - (len(parts) - 1) / 2) * thick
+        own = {"color": COLOURS[number % len(COLOURS)], "hatch": HATCHES[number % len(HATCHES)]}
+        drawn = draw(
+            places + shift, lengths, thick, **{start: begins.copy()}, label=part or None, edgecolor="white", **own
+        )
+        for bar, name in zip(drawn, values, strict=True):
+            if name in set(highlight):
+                bar.set(facecolor=PALETTE["orange"], hatch="//")
+        if text and not stacked:
+            for label in axes.bar_label(drawn, [text.format(value) for value in lengths], padding=3):
+                label.set_label(WRITTEN)
+        if stacked:
+            begins += lengths
+    if errors:
+        names = [name for name in values if name in errors]
+        ends = np.array([errors[name] for name in names], dtype=float).T
+        at = [list(values).index(name) for name in names]
+        mean, half = ends.mean(0), (ends[1] - ends[0]) / 2
+        pair = (at, mean) if upright else (mean, at)
+        axes.errorbar(*pair, **{"yerr" if upright else "xerr": half}, fmt="none", ecolor=PALETTE["black"], capsize=4)
+        axes._course_intervals = {name: errors[name] for name in names}
+    (axes.xaxis if upright else axes.yaxis).set_ticks(places, list(values))
+    if not upright:
+        axes.invert_yaxis()
+    axes.grid(visible=False, axis="x" if upright else "y")
+    if text and not stacked:
+        axes.margins(**{"y" if upright else "x": 0.15})
+    dress(axes, **options)
+
+
+def dots(axes: Axes, series: Mapping[str, tuple[Values, Values]], *, size: float = 40, **options: Any) -> None:
+    """Draw points: label -> (places on x, places on y). `options`: see `dress`."""
+    for place, (name, (across, up)) in enumerate(series.items()):
+        style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+        axes.scatter(np.asarray(across), np.asarray(up), s=size, label=name, alpha=0.85, zorder=3, **style)
+    dress(axes, **options)
+
+
+def spans(
+    axes: Axes, rows: Mapping[str, Values], *, names: Sequence[str] = (), mean: bool = False, **options: Any
+) -> None:
+    """Draw rows of marks on a line, such as before and after, or a value for each seed; first row on top.
+
+    Args:
+        axes: where to draw.
+        rows: label -> values.
+        names: what the first, second, ... value of each row is, for the legend; alike rows use alike marks.
+        mean: a stroke at each row's mean.
+        options: see `dress`.
+    """
+    for place, values in enumerate(rows.values()):
+        axes.plot([min(values), max(values)], [place, place], color=PALETTE["grey"], linewidth=2, zorder=1)
+        for number, value in enumerate(values):
+            style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
+            named = names[number] if number < len(names) and place == 0 else None
+            axes.plot([value], [place], linestyle="", markersize=8, label=named, **style)
+        if mean:
+            axes.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=PALETTE["red"], linewidth=2.5)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes._course_rows = {name: list(map(float, values)) for name, values in rows.items()}
+    dress(axes, **options)
+
+
+def heatmap(
+    axes: Axes,
+    values: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    *,
+    colour: str,
+    numbers: str = "",
+    vmin: float | None = None,
+    vmax: float | None = None,
+    **options: Any,
+) -> None:
+    """Draw a labelled heat map.
 
     Args:
         axes: where to draw.
         values: shape (len(rows), len(columns)).
         rows, columns: labels.
-        title: the finding.
-        colour_label: what the colour means, with its unit.
+        colour: what the colour means, with its unit.
+        numbers: format of a number written into each field, such as "{:.2f}"; "" writes none.
+        vmin, vmax: ends of the colour scale.
+        options: see `dress`.
 
     Raises:
         ValueError: the labels do not fit the shape of `values`.
     """
-    values = np.asarray(values)
+    values = np.asarray(values, dtype=float)
     if values.shape != (len(rows), len(columns)):
         raise ValueError(f"values have shape {values.shape}; the labels say ({len(rows)}, {len(columns)})")
-    image = axes.imshow(values, aspect="auto")
-    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
+    image = axes.imshow(values, aspect="auto", vmin=vmin, vmax=vmax, interpolation="nearest")
+    slanted = max(map(len, columns), default=0) > 3
+    axes.set_xticks(range(len(columns)), columns, rotation=45 if slanted else 0, ha="right" if slanted else "center")
     axes.set_yticks(range(len(rows)), rows)
-    axes.set_title(title)
     axes.grid(visible=False)
-    axes.figure.colorbar(image, ax=axes, label=colour_label)
-    strongest = (
-        f"{row}: strongest at {columns[int(line.argmax())]} ({line.max():.2f})"
-        for row, line in zip(rows, values, strict=True)
-    )
-    return "\n".join([f"{title} ({colour_label})", *strongest])
+    axes.figure.colorbar(image, ax=axes, label=colour)
+    for row, column in np.ndindex(*values.shape) if numbers else ():
+        dark = image.norm(values[row, column]) < 0.5
+        words = numbers.format(values[row, column])
+        axes.text(column, row, words, ha="center", va="center", color="white" if dark else "black", label=WRITTEN)
+    dress(axes, **options)
+
+
+def show(drawn: Figure | Axes | Sequence[Axes], meaning: str, *, within: float = 0.02, crossings: bool = False) -> None:
+    """Display a figure with its text twin, and close it.
+
+    The twin stands in the output beside the picture: the sentence of meaning, then what `twin` reads out of the figure.
+    The sentence with the titles is the picture's alt text, from where HTML exports take it.
+
+    Args:
+        drawn: the figure, or its axes.
+        meaning: what the reader should see in the figure, in a sentence or two.
+        within: how far numbers may differ on another machine, as a share of the largest number of their line.
+        crossings: name the places where two curves cross.
+
+    Raises:
+        ValueError: the meaning is too short to stand in for the picture.
+    """
+    figure = drawn if isinstance(drawn, Figure) else (drawn if isinstance(drawn, Axes) else drawn[0]).figure
+    meaning = " ".join(meaning.split())
+    if len(meaning) < 40:
+        plt.close(figure)
+        raise ValueError(f"meaning must say what the figure shows (40 characters or more); got {meaning!r}")
+    text = "\n".join([f"Figure (numbers within {within:.0%}): {meaning}", *twin(figure, crossings=crossings)])
+    if get_ipython() is None:  # a script has no place for a picture
+        print(text)
+        plt.close(figure)
+        return
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    picture = base64.b64encode(buffer.getvalue()).decode()
+    titles = [axes.get_title(loc=loc) for axes in figure.axes for loc in ("left", "center") if axes.get_title(loc=loc)]
+    alt = " ".join([meaning, *(f"{title}." for title in titles)]).replace("\n", " ")
+    display({"image/png": picture, "text/plain": text}, metadata={"image/png": {"alt": alt}}, raw=True)
+
+
+def twin(figure: Figure, *, crossings: bool = False) -> list[str]:
+    """What a figure draws, in words, a line each: titles, curves, bars, points and heat maps with rounded numbers."""
+    text: list[str] = []
+    for axes in figure.axes:
+        if axes.get_label() == "<colorbar>":
+            continue
+        title = axes.get_title(loc="left") or axes.get_title()
+        axis_names = [name for name in (axes.get_xlabel(), axes.get_ylabel()) if name]
+        head = f"“{title}”" if title else "Panel"
+        text.append(" ".join(f"{head} [{' | '.join(axis_names)}]".split()) if axis_names else head)
+        rows = [
+            *_lines_in_words(axes, crossings),
+            *_bars_in_words(axes),
+            *_points_in_words(axes),
+            *_maps_in_words(axes),
+        ]
+        rows += [
+            f"note “{_flat(note.get_text())}”"
+            for note in axes.texts
+            if note.get_label() != WRITTEN and note.get_text().strip()
+        ]
+        text += [f"  {row}" for row in rows]
+    return text
+
+
+def _flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _number(value: float) -> str:
+    """Three significant digits, with commas for thousands."""
+    value = float(f"{value:.3g}")
+    return f"{value:,.12g}" if 1e-4 <= abs(value) < 1e15 or value == 0 else f"{value:.3g}"
+
+
+def _curve(values: np.ndarray) -> str:
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return "nothing"
+    if len(values) == 1:
+        return _number(values[0])
+    if len(values) <= 8:
+        return ", ".join(map(_number, values))
+    ends = f"{_number(values[0])} to {_number(values[-1])}"
+    return f"{ends}, lowest {_number(values.min())}, highest {_number(values.max())}, {len(values)} values"
+
+
+def _lines_in_words(axes: Axes, crossings: bool) -> list[str]:
+    rows = [f"“{name}”: {_curve(np.array(values))}" for name, values in getattr(axes, "_course_rows", {}).items()]
+    if rows:
+        return rows
+    curves: list[tuple[str, np.ndarray, np.ndarray]] = []
+    for line in axes.get_lines():
+        name = str(line.get_label())
+        places, values = (np.asarray(line.get_data(orig=False)[side], dtype=float) for side in (0, 1))
+        if line.get_transform() != axes.transData and name[:1] != "_":  # a reference line
+            flat = len(set(values)) == 1 and set(places) == {0.0, 1.0}
+            rows.append(f"“{_flat(name)}” at {_number(values[0] if flat else places[0])}")
+        elif name[:1] != "_" or (len(values) > 2 and not axes.containers):
+            rows.append((f"“{_flat(name)}”: " if name[:1] != "_" else "curve: ") + _curve(values))
+            curves.append((name, places, values))
+    for number, (name, places, values) in enumerate(curves if crossings else []):
+        for other, others, heights in curves[number + 1 :]:
+            gap = values - np.interp(places, others, heights)
+            for i in np.flatnonzero(np.sign(gap[:-1]) * np.sign(gap[1:]) < 0):
+                place = places[i] + (places[i + 1] - places[i]) * gap[i] / (gap[i] - gap[i + 1])
+                rows.append(f"“{_flat(name)}” crosses “{_flat(other)}” at {_number(place)}")
+    return rows
+
+
+def _bars_in_words(axes: Axes) -> list[str]:
+    rows = []
+    for group in axes.containers:
+        if not isinstance(group, container.BarContainer):
+            continue
+        flat = group.orientation == "horizontal"
+        axis = axes.yaxis if flat else axes.xaxis
+        ticks = dict(zip(np.round(axis.get_ticklocs(), 6), (t.get_text() for t in axis.get_ticklabels()), strict=False))
+        words = []
+        for bar in group.patches:
+            middle = bar.get_y() + bar.get_height() / 2 if flat else bar.get_x() + bar.get_width() / 2
+            start, length = (bar.get_x(), bar.get_width()) if flat else (bar.get_y(), bar.get_height())
+            near = min(ticks, key=lambda place, m=middle: abs(place - m), default=None)
+            name = ticks.get(near) or _number(middle)
+            stands = len(axes.containers) == 1 and start != 0
+            words.append(
+                f"“{_flat(name)}” {_number(start) + ' to ' if stands else ''}{_number(length + start * stands)}"
+            )
+        if len(words) > 40:
+            words = [
+                f"bars: {_curve(np.array([bar.get_width() if flat else bar.get_height() for bar in group.patches]))}"
+            ]
+        label = str(group.get_label())
+        rows.append(("" if label[:1] == "_" else f"“{_flat(label)}”: ") + "; ".join(words))
+    for name, ends in getattr(axes, "_course_intervals", {}).items():
+        rows.append(f"interval of “{name}”: {' to '.join(map(_number, ends))}")
+    return rows
+
+
+def _points_in_words(axes: Axes) -> list[str]:
+    rows = []
+    for points in axes.collections:
+        if not isinstance(points, collections.PathCollection) or not len(points.get_offsets()):
+            continue
+        offsets = np.asarray(points.get_offsets(), dtype=float)
+        name = str(points.get_label())
+        label = f"“{_flat(name)}”" if name[:1] != "_" else "points"
+        if len(offsets) <= 6:
+            rows.append(f"{label}: " + "; ".join(f"({_number(a)}, {_number(b)})" for a, b in offsets))
+        else:
+            spread = [f"{_number(side.min())} to {_number(side.max())}" for side in offsets.T]
+            rows.append(f"{label}: {len(offsets)} points, {spread[0]} across, {spread[1]} up")
+    return rows
+
+
+def _maps_in_words(axes: Axes) -> list[str]:
+    rows = []
+    for image in axes.images:
+        values = np.asarray(image.get_array(), dtype=float)
+        if values.ndim != 2:
+            continue
+        bar = image.colorbar
+        unit = f" ({bar.ax.get_ylabel()})" if bar is not None and bar.ax.get_ylabel() else ""
+        rows.append(f"map of {values.shape[0]} × {values.shape[1]}{unit}: {_number(np.nanmin(values))} to "
+                    f"{_number(np.nanmax(values))}, mean {_number(np.nanmean(values))}")  # fmt: skip
+        names, columns = ([tick.get_text() for tick in axis.get_ticklabels()] for axis in (axes.yaxis, axes.xaxis))
+        if len(names) == values.shape[0] <= 16 and len(columns) == values.shape[1]:
+            for name, line in zip(names, values, strict=True):
+                best = int(np.nanargmax(line))
+                rows.append(f"“{_flat(name)}” is highest at “{_flat(columns[best])}”: {_number(line[best])}")
+    return rows

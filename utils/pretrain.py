@@ -136,17 +136,11 @@ def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=END)
 
 
-def has_fast_bfloat16() -> bool:
-    """Whether this machine multiplies bfloat16 numbers in hardware; elsewhere bfloat16 is slower than float32."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return any(torch.cpu.get_capabilities().get(name) for name in BFLOAT16)
-
-
 def new_accelerator() -> Accelerator:
     """Accelerate with bfloat16 autocast where the machine has fast bfloat16."""
     # `cpu` is said outright: without it, accelerate lets processes without a GPU train apart, each the whole batch.
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision="bf16" if has_fast_bfloat16() else "no")
+    precision = "bf16" if measure.has_fast_bfloat16() else "no"
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
 
 
 def new_model(kind: str, seed: int) -> PreTrainedModel:
@@ -202,7 +196,6 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
     Raises:
         ValueError: an unknown kind, or a batch that the processes cannot share evenly.
         PretrainError: the saved state is of another run or damaged, or the loss is not a number.
-        CorpusError: a held-out file is missing.
     """
     if kind not in CONFIGS:
         raise ValueError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")

@@ -15,7 +15,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from utils import diagnoses, measure, models
-from utils.pretrain import has_fast_bfloat16
 
 SPEED_ROWS, SECONDS = 128, 40
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -74,7 +73,7 @@ def lines() -> Iterator[str]:
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers by an old name
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # would like one more package
     tokenizer, data = models.load_tokenizer(), diagnoses.split()
-    precision = "bfloat16" if has_fast_bfloat16() else "float32"
+    precision = "bfloat16" if measure.has_fast_bfloat16() else "float32"
     ours, theirs, rows = adapted(precision), adapted(), data.train[:SPEED_ROWS]
 
     def validation(model: PeftModel) -> str:
