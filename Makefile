@@ -7,11 +7,14 @@
 #   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course handouts slides test lab bench publish clean
+.PHONY: help setup course handouts slides check test outputs lab bench publish clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
-COURSE_PYTHON := .venv/bin/python
+COURSE_PYTHON := .venv/$(if $(filter Windows_NT,$(OS)),Scripts/python.exe,bin/python)
+# Two workers, each with a whole file at a time. nbval runs the notebooks again and compares each output.
+PYTEST := -m pytest --numprocesses=2 --dist=loadfile
+NBVAL := --nbval --nbval-current-env
 
 help:
 	@echo "DeepSeek by the Numbers"
@@ -20,7 +23,9 @@ help:
 	@echo "  make course    run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
 	@echo "  make handouts  pages and a book to print, from the saved outputs, with and without solutions (ONLY=05,07)"
 	@echo "  make slides    a deck for each part of the course (ONLY=1,3)"
+	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook"
 	@echo "  make test      run all tests, the notebooks' outputs included"
+	@echo "  make outputs   run every notebook and compare its outputs, nothing else"
 	@echo "  make bench     measure and print side-by-side ratios"
 	@echo "  make publish   point badges, set-up cells and links at your copy on GitHub (REPO=owner/name  TAG=v1.0)"
 	@echo "  make clean     remove .venv, build/ and caches in this folder"
@@ -41,8 +46,14 @@ handouts: setup
 slides: setup
 	@"$(COURSE_PYTHON)" -m utils slides $(if $(ONLY),--only "$(ONLY)")
 
+check: setup
+	@"$(COURSE_PYTHON)" $(PYTEST) -m "not slow" tests
+
 test: setup
-	@"$(COURSE_PYTHON)" -m pytest
+	@"$(COURSE_PYTHON)" $(PYTEST) $(NBVAL)
+
+outputs: setup
+	@"$(COURSE_PYTHON)" $(PYTEST) $(NBVAL) notebooks
 
 lab: setup
 	@"$(COURSE_PYTHON)" -m utils lab $(if $(PORT),--port "$(PORT)")
