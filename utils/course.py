@@ -39,20 +39,20 @@ PARTS = {
 COLAB = "https://colab.research.google.com/github"
 HOST = "https://github.com"
 BOOTSTRAP = """\
-# Set-up. Where the course is installed, this does nothing. Elsewhere, as in Colab, it installs what is missing.
+# Set-up. Where the course is installed, this does nothing. Elsewhere, as in Colab, it
+# installs what is missing.
 import subprocess
 import sys
 
 try:
-    from utils import colab
+    import deepseek_by_the_numbers as course
 except ImportError:
-    sys.modules.pop("utils", None)  # another package of that name
     address = "git+{host}/{repository}@{tag}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", address]
     if subprocess.run(pip, capture_output=True).returncode:
-        sys.exit(f"pip cannot install {{address}}. Check the connection, then run this cell again.")
-    from utils import colab
-colab.set_up()"""
+        sys.exit(f"pip cannot install {{address}}. Connect, then run this cell again.")
+    import deepseek_by_the_numbers as course
+course.set_up()"""
 
 
 class CourseError(ValueError):
