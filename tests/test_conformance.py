@@ -5,6 +5,7 @@ a notebook with the mistake planted must be complained about.
 """
 
 import ast
+import builtins
 import copy
 import itertools
 import re
@@ -18,6 +19,7 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
+from tests import figures
 from utils import claims, course, exercises, languages
 
 PATHS = course.notebook_paths()
@@ -158,6 +160,32 @@ def figures_have_alt_text(name: str, notebook: NotebookNode) -> list[str]:
 
 
 @rule
+def figures_have_a_twin_with_their_data(name: str, notebook: NotebookNode) -> list[str]:
+    """nbval cannot compare pictures, but it compares the text that `plots.show` reads out of them."""
+    pictures = [output for cell in code(notebook) for output in cell.outputs if "image/png" in output.get("data", {})]
+    twins = [output.data.get("text/plain", "") for output in pictures]
+    return [
+        f"figure without its data in words: {text[:60]!r}"
+        for text in twins
+        if not figures.TWIN.match(text) or not any(map(str.isdigit, "".join(text.splitlines()[1:])))
+    ]
+
+
+@rule
+def plotting_cells_are_short(name: str, notebook: NotebookNode) -> list[str]:
+    drawing = [cell for cell in code(notebook) if "plots.show(" in cell.source]
+    return [f"{len(cell.source.splitlines())} lines draw a figure: {cell.source[:40]!r}" for cell in drawing
+            if len(cell.source.splitlines()) > 15]  # fmt: skip
+
+
+@rule
+def lines_fit_a_page(name: str, notebook: NotebookNode) -> list[str]:
+    """A longer line is cut on a slide, on paper and on a phone."""
+    lines = [line for cell in code(notebook) if "bootstrap" not in tags(cell) for line in cell.source.splitlines()]
+    return [f"{len(line)} characters: {line.strip()[:40]!r}" for line in lines if len(line) > 88]
+
+
+@rule
 def outputs_are_clean(name: str, notebook: NotebookNode) -> list[str]:
     complaints = []
     for cell in code(notebook):
@@ -179,8 +207,8 @@ def outputs_are_clean(name: str, notebook: NotebookNode) -> list[str]:
 
 @rule
 def no_check_came_out_false(name: str, notebook: NotebookNode) -> list[str]:
-    """A cell that compares with the library prints 'equal: True', 'agrees: True' or the like."""
-    failed = re.compile(r"\b(equal|agrees?|unchanged|identical|exact|same)\b[^\n]{0,20}: False\b")
+    """A cell that compares with the library prints 'equal: True', 'logits match: True' or the like."""
+    failed = re.compile(r"\b(equals?|agrees?|unchanged|identical|exact|same|match(es)?|fits?)\b[^\n]{0,40}: False\b")
     return [f"cell {cell.source[:40]!r}: {failed.search(printed(cell))[0]}" for cell in code(notebook)
             if failed.search(printed(cell))]  # fmt: skip
 
@@ -210,10 +238,23 @@ def verdicts_are_computed_and_belong_to_the_chapter(name: str, notebook: Noteboo
         claim_id = call.args[0].value
         if claim_id not in claims.ledger() or claims.claim(claim_id).chapter != name[:2]:
             complaints.append(f"{claim_id} does not belong here")
-        holds = next((keyword.value for keyword in call.keywords if keyword.arg == "holds"), None)
-        if not any(isinstance(node, (ast.Name, ast.Call, ast.Attribute)) for node in ast.walk(holds or call.args[0])):
-            complaints.append(f"the verdict on {claim_id} is typed in, not computed")
+        outcomes = [keyword.value for keyword in call.keywords if keyword.arg == "holds"]
+        if not outcomes and len(call.args) < 2:
+            complaints.append(f"the verdict on {claim_id} has no case")
+        complaints += [
+            f"the verdict on {claim_id} is typed in, not computed" for node in outcomes if not computed(node)
+        ]
+    for call in calls(notebook, "Case"):
+        named = [keyword.value for keyword in call.keywords if keyword.arg == "holds"]
+        if not all(map(computed, named or call.args[1:2])):
+            complaints.append(f"a case is typed in, not computed: {ast.unparse(call)[:60]}")
     return complaints
+
+
+def computed(node: ast.expr) -> bool:
+    """Whether an expression depends on a name of the notebook: `bool(0)` and `len("ab") > 1` do not."""
+    names = {inner.id for inner in ast.walk(node) if isinstance(inner, ast.Name)}
+    return bool(names - set(dir(builtins)))
 
 
 @rule
@@ -278,7 +319,9 @@ def calls(notebook: NotebookNode, function: str) -> list[ast.Call]:
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.Call) and getattr(node.func, "id", getattr(node.func, "attr", "")) == function:
                 found.append(node)
-    return [call for call in found if call.args[0].value != "C99"]  # the unknown claim that chapter 00 tries
+    return [
+        call for call in found if getattr(call.args[0], "value", "") != "C99"
+    ]  # the unknown claim that chapter 00 tries
 
 
 # --------------------------------------------------------------------------------------- the notebooks obey
@@ -371,6 +414,15 @@ def no_alt_text(notebook: NotebookNode) -> None:
             output.get("metadata", {}).pop("image/png", None)
 
 
+def twin_lost(notebook: NotebookNode) -> None:
+    for cell in code(notebook):
+        for output in cell.outputs:
+            if "image/png" in output.get("data", {}):
+                output.data["text/plain"] = (
+                    "Figure (numbers within 2%): a curve that rises from left to right, all in all."
+                )
+
+
 def run_out_of_order(notebook: NotebookNode) -> None:
     code(notebook)[3].execution_count = 99
 
@@ -409,6 +461,9 @@ PLANTED = [
     (images_are_local_and_have_alt_text, add_prose('<img src="images/open-in-colab.svg">')),
     (figures_have_alt_text, no_alt_text),
     (figures_have_alt_text, no_figure),
+    (figures_have_a_twin_with_their_data, twin_lost),
+    (plotting_cells_are_short, add_code("\n".join(["x = 1"] * 15 + ["plots.show(axes, '')"]))),
+    (lines_fit_a_page, add_code("x" * 89)),
     (outputs_are_clean, add_code("1", says("oh", name="stderr"))),
     (outputs_are_clean, add_code("1", says("FutureWarning: soon"))),
     (outputs_are_clean, add_code("1", says("saved in /home/me/file"))),
@@ -416,6 +471,7 @@ PLANTED = [
     (outputs_are_clean, add_code("1", says("took 3.2 seconds"))),
     (outputs_are_clean, add_code("1", new_output("error", ename="E", evalue="e", traceback=["E: e"]))),
     (no_check_came_out_false, add_code("1", says("4 and 5; equal: False"))),
+    (no_check_came_out_false, add_code("1", says("logits match: False"))),
     (it_is_saved_from_one_run, run_out_of_order),
     (few_outputs_are_ignored_and_each_has_a_reason, add_code("1", tags=[IGNORED])),
     (few_outputs_are_ignored_and_each_has_a_reason, add_code("# NBVAL_IGNORE_OUTPUT")),
@@ -423,6 +479,10 @@ PLANTED = [
     (verdicts_are_computed_and_belong_to_the_chapter, add_code('verdict("C12", holds=1 < len("ab"))')),
     (verdicts_are_computed_and_belong_to_the_chapter, add_code('verdict("C01", holds=False)')),
     (verdicts_are_computed_and_belong_to_the_chapter, add_code('verdict("C01", holds=1 > 2)')),
+    (verdicts_are_computed_and_belong_to_the_chapter, add_code('verdict("C01", holds=bool(0))')),
+    (verdicts_are_computed_and_belong_to_the_chapter, add_code('Case("a case", len("ab") > 1, "2")')),
+    (verdicts_are_computed_and_belong_to_the_chapter, add_code('Case("a case", holds=True, measured="2")')),
+    (verdicts_are_computed_and_belong_to_the_chapter, add_code('verdict("C01", because="no case")')),
     (each_claim_of_the_chapter_is_judged_once, add_code('verdict("C01", holds=len("ab") > 2)')),
     (each_claim_of_the_chapter_is_judged_once, verdict_output_lost),
     (exercises_are_all_asked_and_untouched, add_code('check("01.1", 3)')),

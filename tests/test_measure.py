@@ -1,5 +1,6 @@
 """Measuring measures: ratios have the right direction, peaks the right size, perplexity the right weights."""
 
+import itertools
 import math
 import time
 from types import SimpleNamespace
@@ -22,10 +23,79 @@ def test_a_ratio_above_one_means_that_the_second_is_faster(monkeypatch):
 
         return function
 
-    ratio = measure.paired_ratio(takes(3.0), takes(1.0), pairs=5)
-    assert (ratio.median, ratio.low, ratio.high, ratio.pairs) == (3.0, 3.0, 3.0, 5)
+    ratio = measure.paired_ratio(takes(3.0), takes(1.0), pairs=7)
+    assert (ratio.median, ratio.low, ratio.high, ratio.pairs) == (3.0, 3.0, 3.0, 7)
     assert (ratio.first_seconds, ratio.second_seconds) == (3.0, 1.0)
-    assert str(ratio) == "3.00x (quartiles 3.00 to 3.00, 5 pairs)"
+    assert str(ratio) == "3.00x (interval 3.00 to 3.00, 7 pairs)"
+
+
+def test_the_interval_of_a_median_covers_it_as_often_as_promised():
+    draws = np.random.default_rng(0).lognormal(size=(2000, 15))  # median 1
+    ends = np.array([measure.median_interval(list(draw)) for draw in draws])
+    covered = ((ends[:, 0] <= 1) & (ends[:, 1] >= 1)).mean()
+    assert 0.95 <= covered < 0.98  # 15 values: the exact chance is 96.5 %
+
+
+def test_the_interval_of_a_median_is_exact_and_honest_about_few_values():
+    assert measure.median_interval([1, 2, 3, 4, 5]) == (-math.inf, math.inf)  # 2 / 32 is more than 5 %
+    assert measure.median_interval([6, 5, 4, 3, 2, 1]) == (1, 6)  # 2 / 64
+    assert measure.median_interval(list(range(9))) == (1, 7)  # 2 * (1 + 9) / 512
+    with pytest.raises(ValueError, match="at least one value"):
+        measure.median_interval([])
+
+
+def clocked(monkeypatch, ratios):
+    """Two functions of which the first takes as many times as long as `ratios` says, pair by pair."""
+    clock, pairs = [0.0], iter(ratios)
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def tick(seconds):
+        clock[0] += seconds
+
+    return (lambda: tick(next(pairs))), (lambda: tick(1.0))
+
+
+def test_settling_stops_as_soon_as_the_interval_is_on_one_side(monkeypatch):
+    ratio = measure.settle(*clocked(monkeypatch, itertools.repeat(3.0)), 2.0, seconds=1e6)
+    assert (ratio.at_least(2.0), ratio.pairs) == (True, 9)
+    ratio = measure.settle(*clocked(monkeypatch, itertools.repeat(1.5)), 2.0, seconds=1e6)
+    assert ratio.at_least(2.0) is False
+
+
+def test_settling_ends_with_the_time_and_then_cannot_tell(monkeypatch):
+    ratio = measure.settle(*clocked(monkeypatch, itertools.cycle([1.5, 2.5])), 2.0, seconds=100)
+    assert ratio.at_least(2.0) is None and 9 < ratio.pairs < 50
+    ratio = measure.settle(*clocked(monkeypatch, itertools.cycle([1.5, 2.5])), 2.0, seconds=1e9, pairs=40)
+    assert ratio.at_least(2.0) is None and ratio.pairs == 40
+
+
+def test_settling_goes_on_until_every_bound_is_decided(monkeypatch):
+    noisy = itertools.cycle([2.6, 2.6, 2.6, 1.9])
+    assert measure.settle(*clocked(monkeypatch, noisy), 1.0, seconds=1e6).pairs == 9
+    ratio = measure.settle(*clocked(monkeypatch, noisy), 1.0, 2.5, seconds=1e6)
+    assert ratio.pairs > 9 and ratio.at_least(2.5) is True
+
+
+@pytest.mark.parametrize("bounds", [(), (0,), (-1.0,)])
+def test_settling_needs_bounds(bounds):
+    with pytest.raises(ValueError, match="bounds must be ratios above 0"):
+        measure.settle(int, int, *bounds)
+
+
+def test_one_thread_gives_the_threads_back():
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), measure.one_thread():
+        assert torch.get_num_threads() == 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(("half", "fast"), [(0.5, True), (1.0, False), (3.0, False)])
+def test_fast_bfloat16_is_measured(monkeypatch, half, fast):
+    """What counts is the time of a product, whatever the processor says of itself."""
+    ratio = measure.Ratio(1 / half, 1 / half, 1 / half, 9, 1.0, half)
+    monkeypatch.setattr(measure, "settle", lambda *_, **__: ratio)
+    assert measure.has_fast_bfloat16.__wrapped__() is fast
 
 
 def test_a_gpu_has_finished_before_the_clock_starts_and_stops(monkeypatch):

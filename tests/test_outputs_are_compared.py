@@ -14,15 +14,30 @@ ROOT = course.ROOT
 CODE = (
     "from utils.claims import verdict\n"
     "print(6 * 7)\n"
-    "verdict('C10', holds=6 * 7 > 50, measured='42', because='arithmetic')"
+    "verdict('C10', holds=6 * 7 > 50, measured='42', because='arithmetic')\n"
+    "from utils import plots\n"
+    "axes = plots.panels()\n"
+    "plots.lines(axes, {'loss': [8, 6, 5]})\n"
+    "plots.show(axes, 'A curve that falls from left to right, as losses do.', within=0.05)"
 )
 
 
 def compare(path: Path) -> subprocess.CompletedProcess:
     """Run the project's comparison on one notebook, with the options of `make test`."""
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "0", f"--rootdir={ROOT}"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-p",
+        "tests.figures",
+        f"--rootdir={ROOT}",
+    ]
+    command += ["--nbval", "--nbval-current-env"]
     return subprocess.run(
-        [*command, "-c", str(ROOT / "pyproject.toml"), str(path)], capture_output=True, text=True, timeout=120
+        [*command, "-c", str(ROOT / "pyproject.toml"), str(path)], capture_output=True, text=True, timeout=120, cwd=ROOT
     )
 
 
@@ -45,6 +60,8 @@ def test_untouched_outputs_pass(saved):
         ("42\\n", "41\\n"),
         ('"verdict": "refuted"', '"verdict": "holds"'),
         ('"measured": "42"', '"measured": "43"'),
+        ("“loss”: 8, 6, 5", "“loss”: 8, 6, 4"),  # another curve
+        ("“loss”: 8, 6, 5", "“gain”: 8, 6, 5"),
     ],
 )
 def test_a_planted_change_is_caught(saved, tmp_path, right, planted):
@@ -54,6 +71,13 @@ def test_a_planted_change_is_caught(saved, tmp_path, right, planted):
     changed.write_text(text.replace(right, planted))
     result = compare(changed)
     assert result.returncode == 1 and "1 failed" in result.stdout, result.stdout
+
+
+def test_a_figure_may_differ_within_its_tolerance(saved, tmp_path):
+    changed = tmp_path / saved.name
+    changed.write_text(saved.read_text().replace("“loss”: 8, 6, 5", "“loss”: 8, 6.2, 5.3"))
+    result = compare(changed)
+    assert result.returncode == 0 and "1 passed" in result.stdout, result.stdout
 
 
 def test_a_lost_output_is_caught(saved, tmp_path):

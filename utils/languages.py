@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GLOSSARY = "../docs/glossary.md"  # as a chapter links to it
 NOT_YET = ("not yet measured", "尚未测量")
-OUTCOMES = {"holds": "成立", "holds if": "有条件成立", "refuted": "不成立"}
+OUTCOMES = {"holds": "成立", "holds if": "有条件成立", "refuted": "不成立", "cannot be told here": "此处无法判定"}
 
 
 @dataclass(frozen=True)
@@ -139,5 +139,7 @@ def scoreboard(verdicts: Sequence[Verdict]) -> str:
         known = chinese()["conditions"].get(condition)
         text = chinese()["claims"].get(found.claim, found.text).replace("|", "\\|")
         rows.append(f"| {found.claim} | {text} | **{outcome}**{f'：{known}' if known else ''} | {found.chapter} |")
-    counts = "，".join(f"{outcome} {outcomes[outcome]} 条" for outcome in OUTCOMES.values())
-    return "\n".join(rows) + f"\n\n全部 {len(ledger())} 条论断中已判定 {len(verdicts)} 条：{counts}。"
+    counts = "，".join(f"{outcome} {outcomes[outcome]} 条" for outcome in OUTCOMES.values() if outcomes[outcome])
+    done = len(verdicts) == len(ledger())
+    judged = f"{len(ledger())} 条均已判定" if done else f"{len(ledger())} 条中 {len(verdicts)} 条已判定"
+    return "\n".join(rows) + f"\n\n{judged}：{counts}。"

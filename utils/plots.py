@@ -11,6 +11,7 @@ horizontal or vertical reference line), `legend` ("best", "right" for outside, o
 
 import base64
 import io
+import itertools
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
@@ -393,9 +394,11 @@ def _lines_in_words(axes: Axes, crossings: bool) -> list[str]:
     for number, (name, places, values) in enumerate(curves if crossings else []):
         for other, others, heights in curves[number + 1 :]:
             gap = values - np.interp(places, others, heights)
-            for i in np.flatnonzero(np.sign(gap[:-1]) * np.sign(gap[1:]) < 0):
-                place = places[i] + (places[i + 1] - places[i]) * gap[i] / (gap[i] - gap[i + 1])
-                rows.append(f"“{_flat(name)}” crosses “{_flat(other)}” at {_number(place)}")
+            kept = np.flatnonzero(gap)  # a place where both are equal is crossed if the sign differs around it
+            for i, j in itertools.pairwise(kept):
+                if gap[i] * gap[j] < 0:
+                    place = places[i] + (places[j] - places[i]) * gap[i] / (gap[i] - gap[j])
+                    rows.append(f"“{_flat(name)}” crosses “{_flat(other)}” at {_number(place)}")
     return rows
 
 
