@@ -1,11 +1,15 @@
 """The shell: what it prints, and that a wrong word ends in one clear line."""
 
+import importlib
 import json
+import pkgutil
 
 import pytest
 
+import utils
 from utils import __main__ as cli
 from utils import architecture, catalog
+from utils.errors import CourseError
 
 
 def test_params_prints_the_exact_numbers(capsys):
@@ -52,6 +56,24 @@ def test_bad_input_is_one_clear_line(arguments, message, capsys):
     assert cli.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("mistake", [KeyError("measured"), ValueError("x"), RuntimeError("x"), OSError("x")])
+def test_a_mistake_of_ours_keeps_its_traceback(mistake, monkeypatch):
+    def wrong(name: str) -> None:
+        raise mistake
+
+    monkeypatch.setattr(catalog, "get", wrong)
+    with pytest.raises(type(mistake)) as caught:
+        cli.main(["params", "DeepSeek-V3"])
+    assert caught.value is mistake
+
+
+def test_every_error_class_of_the_course_has_the_common_base():
+    for module in pkgutil.walk_packages(utils.__path__, "utils."):
+        for name, thing in vars(importlib.import_module(module.name)).items():
+            if isinstance(thing, type) and issubclass(thing, Exception) and thing.__module__.startswith("utils."):
+                assert issubclass(thing, CourseError) or name == "NotYet", f"{module.name}.{name}"
 
 
 def test_an_unknown_command_names_the_known_ones(capsys):

@@ -60,7 +60,7 @@ def test_a_first_cell_without_question_is_an_error(small_course):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = "# A title"
     nbformat.write(notebook, path)
-    with pytest.raises(course.CourseError, match=r"01_x.ipynb: the first cell needs"):
+    with pytest.raises(course.ChapterError, match=r"01_x.ipynb: the first cell needs"):
         course.refresh()
 
 
@@ -75,7 +75,7 @@ def test_recorded_measurements_appear_on_the_map_rounded_up(small_course):
 def test_a_failed_chapter_records_nothing(small_course):
     course.refresh()
     before = course.DATA.read_text()
-    with pytest.raises(course.CourseError, match="chapter 00 did not run through"):
+    with pytest.raises(course.ChapterError, match="chapter 00 did not run through"):
         course.record([{"number": "00", "status": "cell failed"}])
     assert course.DATA.read_text() == before
 
@@ -108,7 +108,7 @@ def test_the_map_leads_to_colab_where_the_notebooks_are_not_at_hand(small_course
 )
 def test_a_malformed_address_is_one_line_and_changes_nothing(small_course, repository, tag, message):
     before = {path: path.read_bytes() for path in small_course.rglob("*") if path.is_file()}
-    with pytest.raises(course.CourseError, match=message) as caught:
+    with pytest.raises(course.ChapterError, match=message) as caught:
         course.publish(repository, tag)
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in small_course.rglob("*") if path.is_file()} == before

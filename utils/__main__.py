@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from utils import __version__
+from utils.errors import CourseError
 
 PRETRAIN = {
     "steps": (int, "optimizer steps"),
@@ -149,7 +150,7 @@ def _save(chapters: list[str], record: bool) -> int:
     known = {path.name[:2]: path for path in course.notebook_paths()}
     for number in chapters:
         if number not in known:
-            raise course.CourseError(f"no chapter {number!r}; there are {', '.join(known)}")
+            raise course.ChapterError(f"no chapter {number!r}; there are {', '.join(known)}")
     course.refresh()  # chapter 00 shows the map of all chapters
     for number in chapters:
         result = runner.save(known[number])
@@ -196,10 +197,9 @@ def _publish(repository: str, tag: str | None) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from utils import course, runner
 
-    code = runner.run_course(arguments.only, arguments.jobs)
+    code, results = runner.run_course(arguments.only, arguments.jobs)
     if arguments.record and code == 0:
-        report = json.loads((course.ROOT / "build" / "report.json").read_text(encoding="utf-8"))
-        course.record(report["chapters"])
+        course.record(result.record() for result in results)
         _refresh()
     return code
 
@@ -215,7 +215,7 @@ def _pretrain(arguments: argparse.Namespace) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code. A foreseen error ends in one clear line and code 2."""
+    """Run one command; returns its exit code. A foreseen error is one clear line, and code 2."""
     arguments = _parser().parse_args(argv)
     try:
         match arguments.command:
@@ -256,8 +256,8 @@ def main(argv: list[str] | None = None) -> int:
                 from utils import bench
 
                 return bench.run(arguments.only)
-    except (ValueError, KeyError, RuntimeError, OSError) as error:
-        print(f"{error}", file=sys.stderr)
+    except CourseError as error:
+        print(error, file=sys.stderr)
         return 2
     raise AssertionError(arguments.command)
 

@@ -18,7 +18,7 @@ DeepSeek-V3.2 report s.2; DeepSeek-V4 (2606.19348) s.2.
 from dataclasses import dataclass
 from typing import Any
 
-from utils.shapes import CSA, FULL, GQA, HCA, MLA, MTP, WINDOW, Shape, read, whole_number
+from utils.shapes import CSA, FULL, GQA, HCA, MLA, MTP, WINDOW, ConfigError, Shape, read, whole_number
 
 DTYPE_BITS = {
     "float32": 32,
@@ -129,7 +129,7 @@ def count_parameters(config: Any) -> ParameterCount:
             `moe_layer_freq` outside "deepseek".
 
     Raises:
-        ValueError: a field is missing, malformed or contradicts another, or the model type is unknown.
+        ConfigError: a field is missing, malformed or contradicts another, or the model type is unknown.
     """
     c = read(config)
     ffn_kinds = [ffn for _, ffn in _layer_kinds(c)]
@@ -148,7 +148,7 @@ def weight_bytes(config: Any, dtype: Any = "bfloat16") -> int:
     """Bytes of all parameters (`total`) in `dtype`, a key of `DTYPE_BITS` or a torch dtype, rounded up.
 
     Raises:
-        ValueError: as `count_parameters`, or the dtype is unknown.
+        ConfigError: as `count_parameters`, or the dtype is unknown.
     """
     return _bytes(count_parameters(config).total, dtype)
 
@@ -170,7 +170,7 @@ def kv_cache_bytes(config: Any, tokens: int, batch: int = 1, dtype: Any = "bfloa
     for everything; DeepSeek serves V4 with a mix (RoPE part BF16, rest FP8, indexer FP4).
 
     Raises:
-        ValueError: as `count_parameters`; tokens below 0 or batch below 1; not integers; unknown dtype.
+        ConfigError: as `count_parameters`; tokens below 0 or batch below 1; not integers; unknown dtype.
     """
     c = read(config)
     tokens, batch = whole_number("tokens", tokens, 0), whole_number("batch", batch, 1)
@@ -198,7 +198,7 @@ def flops_per_token(config: Any, context: int, absorbed: bool = True) -> FlopCou
         absorbed: how V2 and V3 compute MLA; without meaning for the others.
 
     Raises:
-        ValueError: as `count_parameters`; context below 0 or not an integer.
+        ConfigError: as `count_parameters`; context below 0 or not an integer.
     """
     c = read(config)
     context = whole_number("context", context, 0)
@@ -427,5 +427,5 @@ def _bytes(numbers: int, dtype: Any) -> int:
     if name.startswith(("float8_", "float4_")):  # torch adds the layout, as in float8_e4m3fn
         name = name.partition("_")[0]
     if name not in DTYPE_BITS:
-        raise ValueError(f"dtype = {dtype!r}: must be one of {', '.join(DTYPE_BITS)}")
+        raise ConfigError(f"dtype = {dtype!r}: must be one of {', '.join(DTYPE_BITS)}")
     return -(-numbers * DTYPE_BITS[name] // 8)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from utils.errors import CourseError
+
 SHAPE_FIELDS = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
 
 
@@ -112,7 +114,7 @@ def get(name: str) -> Model:
     raise UnknownModel(f"no DeepSeek model is called {name!r}. {hint}")
 
 
-class UnknownModel(KeyError):
+class UnknownModel(CourseError, KeyError):
     """The catalog has no model of that name."""
 
     def __str__(self) -> str:  # KeyError would show the message in quotes

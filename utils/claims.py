@@ -29,6 +29,8 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import display
 
+from utils.errors import CourseError
+
 VERDICT_MIME = "application/vnd.course.verdict+json"
 
 ABOUT = 0.10  # "about" and "an estimate" mean: within this share of the claimed number
@@ -38,7 +40,7 @@ UNTOLD = "cannot be told here"
 _judged: dict[str, str] = {}
 
 
-class ClaimError(ValueError):
+class ClaimError(CourseError, ValueError):
     """A claim id that the ledger does not have, a second verdict, or a verdict without its reasons."""
 
 

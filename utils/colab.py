@@ -14,6 +14,8 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
+from utils.errors import CourseError
+
 NAME = "deepseek-by-the-numbers"
 CHECKOUT = (Path(__file__).resolve().parent.parent / "requirements.lock").exists()
 # The chapters' numbers depend on the versions of these. Of the rest, any version will do.
@@ -33,7 +35,7 @@ STAY = ("torch", "numpy")  # never replaced where they are installed
 LEFT_OUT = ("jupyterlab",)  # whatever shows the notebook is there already
 
 
-class SetUpError(RuntimeError):
+class SetUpError(CourseError, RuntimeError):
     """The set-up cannot go on. The message is one line with the fix, and a notebook shows nothing else."""
 
     def _render_traceback_(self) -> list[str]:

@@ -18,6 +18,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from utils import claims, colab, exercises, files, languages, workshop
+from utils.errors import CourseError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -55,7 +56,7 @@ except ImportError:
 course.set_up()"""
 
 
-class CourseError(ValueError):
+class ChapterError(CourseError, ValueError):
     """Something about the chapters or the repository address does not fit; the message says what is allowed."""
 
 
@@ -102,13 +103,13 @@ def choose(only: Iterable[str] | None, known: Mapping[str, Item], what: str) -> 
     """Those that `only` names by their keys, in the order of `known`; all where it is None.
 
     Raises:
-        CourseError: a key that is not known; the message says what there is.
+        ChapterError: a key that is not known; the message says what there is.
     """
     if only is None:
         return list(known.values())
     wanted = [key.strip() for key in only]
     if unknown := [key for key in wanted if key not in known]:
-        raise CourseError(f"--only: no {what} {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+        raise ChapterError(f"--only: no {what} {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
     return [item for key, item in known.items() if key in wanted]
 
 
@@ -177,12 +178,12 @@ def record(chapters: Iterable[Mapping[str, Any]]) -> None:
     """Keep seconds and peak memory of chapters that ran, as `report.json` lists them, in `utils/data/course.json`.
 
     Raises:
-        CourseError: the report has a chapter that failed.
+        ChapterError: the report has a chapter that failed.
     """
     data = settings()
     for chapter in chapters:
         if chapter["status"] != "ok":
-            raise CourseError(f"chapter {chapter['number']} did not run through: nothing is recorded")
+            raise ChapterError(f"chapter {chapter['number']} did not run through: nothing is recorded")
         known = data["chapters"].setdefault(chapter["number"], {})
         known |= {"seconds": round(chapter["seconds"]), "peak_mb": round(chapter["peak_mb"])}
     _store(data)
@@ -196,13 +197,13 @@ def publish(repository: str, tag: str | None = None) -> list[Path]:
         tag: the tag or branch that Colab opens and installs; unchanged when None.
 
     Raises:
-        CourseError: the repository is not of the form owner/name, or the tag is not the name of one. Nothing changes.
+        ChapterError: the repository is not of the form owner/name, or the tag is not the name of one. Nothing changes.
     """
     name = r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]"
     if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9-]*/(?!.*\.git$){name}", repository):
-        raise CourseError(f"REPO must look like owner/name, without https:// and .git; got {repository!r}")
+        raise ChapterError(f"REPO must look like owner/name, without https:// and .git; got {repository!r}")
     if tag is not None and not re.fullmatch(rf"(?![.-]){name}", tag):
-        raise CourseError(f"TAG must be letters, digits, dots and dashes, such as v1.0; got {tag!r}")
+        raise ChapterError(f"TAG must be letters, digits, dots and dashes, such as v1.0; got {tag!r}")
     data = settings() | {"repository": repository} | ({"tag": tag} if tag else {})
     changed = [DATA] if _store(data) else []
     return changed + [path for path in refresh() if path not in changed]
@@ -254,7 +255,7 @@ def _describe(path: Path, notebook: NotebookNode, known: dict[str, Any]) -> dict
     title = re.search(r"^# \d\d · (.+)$", first, re.MULTILINE)
     question = re.search(r"^\*\*The question:\*\* (.+)$", first, re.MULTILINE)
     if not title or not question:
-        raise CourseError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
+        raise ChapterError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
     words = sum(
         len(languages.without_block(cell.source).split()) for cell in notebook.cells if cell.cell_type == "markdown"
     )

@@ -1,25 +1,35 @@
 """Files that are whole or not there: written at one stroke."""
 
 import os
+import secrets
 from pathlib import Path
+
+from utils.errors import CourseError
+
+
+class WriteError(CourseError, OSError):
+    """A file cannot be written; the message says which and why."""
 
 
 def write(path: Path, content: str | bytes) -> bool:
     """Write a file (text as UTF-8) if its content changes; says whether it did.
 
-    Whoever reads `path` sees the old file or the whole new one.
+    Whoever reads `path` sees the old file or the whole new one. Several may write it at the same time: the last wins.
 
     Raises:
-        OSError: it cannot be written.
+        WriteError: it cannot be written.
     """
     content = content.encode() if isinstance(content, str) else content
-    draft = path.with_name(path.name + ".part")
+    draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # a name that no other writer uses
     try:
         if path.exists() and path.read_bytes() == content:
             return False
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(content)
-        os.replace(draft, path)
+        try:
+            draft.write_bytes(content)
+            os.replace(draft, path)
+        finally:
+            draft.unlink(missing_ok=True)
     except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+        raise WriteError(f"{path} cannot be written: {error.strerror}") from error
     return True

@@ -32,6 +32,7 @@ from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
 from utils import course, exercises, files, languages
+from utils.errors import CourseError
 
 VARIANTS = ("blank", "filled")
 TITLE = "DeepSeek by the Numbers"
@@ -62,7 +63,7 @@ QUIET = (
 )
 
 
-class BrowserError(RuntimeError):
+class BrowserError(CourseError, RuntimeError):
     """No Chromium is installed, or it did not print a page."""
 
 
@@ -349,7 +350,7 @@ def select(only: str | None) -> list[Path]:
     """The notebooks of the chosen chapters, "05,07", or of all.
 
     Raises:
-        CourseError: no such chapter; the message lists those there are.
+        ChapterError: no such chapter; the message lists those there are.
     """
     known = {path.name[:2]: path for path in course.notebook_paths(course.NOTEBOOKS)}
     return course.choose(only.split(",") if only else None, known, "chapter")
@@ -359,7 +360,7 @@ def make(only: str | None = None, build: Path = course.ROOT / "build", *, pdf: b
     """Write handouts of the committed notebooks, both variants, to `build/handouts/`; with all chapters, also the book.
 
     Raises:
-        CourseError: no such chapter.
+        ChapterError: no such chapter.
         OSError: the folder cannot be written.
     """
     chapters, pages = select(only), []

@@ -21,6 +21,7 @@ from jupyterlab_server.workspaces_handler import WorkspacesManager
 from tornado.netutil import bind_sockets
 
 from utils import course
+from utils.errors import CourseError
 
 ADDRESS = "127.0.0.1"  # a name like localhost may mean a second address, where somebody else may listen
 PORT = 8888
@@ -34,7 +35,7 @@ LEFT = {"collapsed": False, "visible": True, "current": TOC, "widgets": [TOC]}
 LAYOUT = {"layout-restorer:data": {"left": LEFT, "relativeSizes": [0.24, 0.76, 0]}}
 
 
-class LabError(RuntimeError):
+class LabError(CourseError, RuntimeError):
     """JupyterLab cannot be opened; the message says why and what helps."""
 
 

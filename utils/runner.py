@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import nbformat
 import psutil
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
@@ -34,6 +35,8 @@ from rich.text import Text
 
 from utils import course, files, handouts, report
 from utils.claims import VERDICT_MIME
+from utils.course import ChapterError
+from utils.errors import CourseError
 
 CELL_TIMEOUT = 600  # seconds
 SAMPLE_EVERY = 0.25  # seconds between two looks at memory
@@ -42,7 +45,7 @@ WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class NotebookFailed(RuntimeError):
+class NotebookFailed(CourseError, RuntimeError):
     """A notebook that should have been stored has a failing cell; the message says where and why."""
 
 
@@ -139,7 +142,7 @@ class _Chapter:
         return elapsed * (len(self.notebook.cells) - self.cell) / self.cell if self.cell else None
 
 
-def run_course(only: str | None = None, jobs: int = 1) -> int:
+def run_course(only: str | None = None, jobs: int = 1) -> tuple[int, list[ChapterResult]]:
     """Run chapters, write handouts and report to `build/`, print a table and every failure.
 
     Args:
@@ -147,24 +150,24 @@ def run_course(only: str | None = None, jobs: int = 1) -> int:
         jobs: how many notebooks run at the same time.
 
     Returns:
-        The exit code: 0, 1 if a chapter failed, 130 after Ctrl-C.
+        The exit code: 0, 1 if a chapter failed, 130 after Ctrl-C; and what each chapter gave.
 
     Raises:
-        ValueError: an unknown chapter, or jobs below 1.
+        ChapterError: an unknown chapter, or jobs below 1.
     """
     console = Console()
     try:
         results = run(only.split(",") if only else None, jobs, console=console)
     except KeyboardInterrupt:
         console.print("Stopped. The kernels are shut down; the report of an earlier run is unchanged.")
-        return 130
+        return 130, []
     for result in results:
         if result.failure:
             console.print(f"\nchapter {result.number}: {result.status}", style="bold red", highlight=False)
             console.print(f"{result.notebook}, {result.failure}", markup=False, highlight=False, soft_wrap=True)
     console.print(_table(results))
     console.print("Handouts: build/handouts/  Report: build/report.html", highlight=False)
-    return 0 if all(result.ok for result in results) else 1
+    return (0 if all(result.ok for result in results) else 1), results
 
 
 def run(
@@ -189,11 +192,11 @@ def run(
         console: where progress goes; bars on a terminal, one line at a chapter's start and end elsewhere.
 
     Raises:
-        ValueError: an unknown chapter, no notebooks, an unreadable notebook, or jobs below 1.
+        ChapterError: an unknown chapter, no notebooks, an unreadable notebook, or jobs below 1.
         KeyboardInterrupt: Ctrl-C; all kernels are shut down by then.
     """
     if jobs < 1:
-        raise ValueError(f"--jobs must be 1 or more; got {jobs}")
+        raise ChapterError(f"--jobs must be 1 or more; got {jobs}")
     start = time.monotonic()
     paths = course.notebook_paths(notebooks)
     chapters = [_load(path) for path in _select(paths, only, notebooks)]
@@ -213,7 +216,7 @@ def save(notebook: Path, *, cell_timeout: float = CELL_TIMEOUT, console: Console
 
     Raises:
         NotebookFailed: a cell failed; the file is unchanged.
-        ValueError: the file is no notebook.
+        ChapterError: the file is no notebook.
     """
     notebook = Path(notebook).resolve()
 
@@ -259,7 +262,7 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
 def _select(paths: list[Path], only: Sequence[str] | None, folder: Path) -> list[Path]:
     known = {path.name[:2]: path for path in paths}
     if not known:
-        raise ValueError(f"no notebooks named NN_name.ipynb in {folder}")
+        raise ChapterError(f"no notebooks named NN_name.ipynb in {folder}")
     return course.choose(only, known, "chapter")
 
 
@@ -268,7 +271,7 @@ def _load(path: Path) -> _Chapter:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
     except (ValueError, AttributeError, nbformat.ValidationError) as error:
-        raise ValueError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from error
+        raise ChapterError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from error
     known = course.settings()["chapters"].get(path.name[:2], {})
     return _Chapter(path, notebook, known.get("seconds"))
 
@@ -348,12 +351,15 @@ async def _execute(chapter: _Chapter, cell_timeout: float, display: "_Display") 
         on_cell_start=cell_starts,
         on_cell_executed=lambda **_: meter.look(),
     )
+    manager = client.create_kernel_manager()
+    # No folder to look for kernels: this Python's own is left, whatever else is installed under its name.
+    manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
     chapter.started = time.monotonic()
     status, failure = "ok", None
     with tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True) as folder:
         log = Path(folder) / "kernel.log"
         with log.open("wb") as output:
-            watch = asyncio.ensure_future(meter.watch(client.create_kernel_manager()))
+            watch = asyncio.ensure_future(meter.watch(manager))
             try:
                 kernel = {"cwd": str(chapter.path.parent), "env": _environment(folder)}
                 await _stop_at_once(client, client.async_execute(**kernel, stdout=output, stderr=output))

@@ -8,8 +8,15 @@ import operator
 from types import SimpleNamespace
 from typing import Any
 
+from utils.errors import CourseError
+
 Shape = SimpleNamespace
 """The fields of a configuration under the names of transformers, as `read` returns them."""
+
+
+class ConfigError(CourseError, ValueError):
+    """A configuration or a number that no model can have; the message names the field, its value, what is allowed."""
+
 
 GQA = ("llama", "qwen2", "deepseek")
 MLA = ("deepseek_v2", "deepseek_v3", "deepseek_v32")
@@ -64,13 +71,13 @@ def read(config: Any) -> Shape:
             defines the shape (`REQUIRED`); the rest has the defaults of the transformers class.
 
     Raises:
-        ValueError: a field is missing, malformed or contradicts another. The message names the field, its
+        ConfigError: a field is missing, malformed or contradicts another. The message names the field, its
             value and what is allowed.
     """
     is_dict = isinstance(config, dict)
     model_type = config.get("model_type") if is_dict else getattr(config, "model_type", None)
     if not isinstance(model_type, str) or model_type not in REQUIRED:
-        raise ValueError(f"model_type = {model_type!r}: must be one of {', '.join(REQUIRED)}")
+        raise ConfigError(f"model_type = {model_type!r}: must be one of {', '.join(REQUIRED)}")
     fields = _fields_of_dict(model_type, config) if is_dict else vars(config)
     c = SimpleNamespace(**_SWITCHES | fields | {"model_type": model_type})
     for name in (*REQUIRED[model_type], *_OPTIONAL[model_type]):
@@ -98,7 +105,7 @@ def _fields_of_dict(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
         listed = name == "first_k_dense_replace" and _lists_dense_layers(c)
         if not found and name in REQUIRED[model_type] and not listed:
             needed = ", ".join(REQUIRED[model_type])
-            raise ValueError(f"{name} is missing: a {model_type} configuration must give {needed}")
+            raise ConfigError(f"{name} is missing: a {model_type} configuration must give {needed}")
         for key in found:
             _field(name, given[key], spelling=key)
     for name in _SWITCHES:
@@ -108,14 +115,14 @@ def _fields_of_dict(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
         return given
     ratios = given.get("compress_ratios") or []
     if not isinstance(ratios, list | tuple) or not all(ratio in _COMPRESS_RATIOS for ratio in ratios):
-        raise ValueError(f"compress_ratios = {ratios!r}: must be a list of {_COMPRESS_RATIOS}")
+        raise ConfigError(f"compress_ratios = {ratios!r}: must be a list of {_COMPRESS_RATIOS}")
     if given.get("num_hash_layers") is not None:
         whole_number("num_hash_layers", given["num_hash_layers"], 0)
     try:
         return vars(CONFIG_MAPPING[model_type](**{key: given[key] for key in given if key not in _NOT_READ}))
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
-        raise ValueError(f"transformers refuses this {model_type} configuration: {reason}") from error
+        raise ConfigError(f"transformers refuses this {model_type} configuration: {reason}") from error
 
 
 def _lists_dense_layers(c: Shape) -> bool:
@@ -205,17 +212,17 @@ def whole_number(name: str, value: Any, minimum: int) -> int:
     """`value` as an int.
 
     Raises:
-        ValueError: it is no integer (True and 2.0 are none) or below the minimum; the message calls it `name`.
+        ConfigError: it is no integer (True and 2.0 are none) or below the minimum; the message calls it `name`.
     """
     try:
         number = minimum - 1 if isinstance(value, bool) else operator.index(value)
     except TypeError:
         number = minimum - 1
     if number < minimum:
-        raise ValueError(f"{name} = {value!r}: must be an integer of at least {minimum}")
+        raise ConfigError(f"{name} = {value!r}: must be an integer of at least {minimum}")
     return number
 
 
 def _need(c: Shape, name: str, holds: bool, allowed: str) -> None:
     if not holds:
-        raise ValueError(f"{name} = {getattr(c, name)!r}: {allowed}")
+        raise ConfigError(f"{name} = {getattr(c, name)!r}: {allowed}")

@@ -170,7 +170,7 @@ def make(only: str | None = None, build: Path = course.ROOT / "build") -> int:
     """Write the decks of the chosen parts, "1,3", or of all, with reveal.js to `build/slides/`.
 
     Raises:
-        CourseError: no such part.
+        ChapterError: no such part.
         OSError: the folder cannot be written.
     """
     parts = {str(number): (number, name) for number, name in enumerate(course.PARTS, 1)}

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from utils import course, files
+from utils.errors import CourseError
 
 FOLDER, BUILD = course.ROOT / "translations", course.ROOT / "build"
 _GENERATED = re.compile(r"<!-- (\w+) -->(.*?)<!-- /\1 -->", re.DOTALL)
 _NEAR_LINK = re.compile(r"(?<=\]\()(?!https?:|#)[^)#\s]+")  # from build/LANGUAGE, it is a longer way
 
 
-class TranslationError(ValueError):
+class TranslationError(CourseError, ValueError):
     """No such chapter or language, or a translation file that does not fit its notebook."""
 
 

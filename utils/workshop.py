@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from utils import exercises
+from utils.errors import CourseError
 
 if TYPE_CHECKING:
     from utils.course import Chapter
+
+
+class AgendaError(CourseError, ValueError):
+    """An agenda does not fit into its day."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def timetable(day: Day, chapters: Sequence["Chapter"]) -> str:
     What is left after reading, running, exercises and pauses is time to talk, shared out by the chapters' length.
 
     Raises:
-        ValueError: the agenda takes longer than the day.
+        AgendaError: the agenda takes longer than the day.
     """
     known = {chapter.number: chapter for chapter in chapters}
     work = {session: _work(session, known[session.chapter]) for session in day.agenda if isinstance(session, Session)}
@@ -74,7 +79,7 @@ def timetable(day: Day, chapters: Sequence["Chapter"]) -> str:
     busy = sum(map(sum, work.values()))
     talk = day.minutes - pauses - busy
     if talk < 0:
-        raise ValueError(f"the agenda takes {busy + pauses} minutes, the day has {day.minutes}")
+        raise AgendaError(f"the agenda takes {busy + pauses} minutes, the day has {day.minutes}")
     rows = ["| from | what | read and run | exercises | talk |", "| --- | --- | --- | --- | --- |"]
     clock = done = shared = 0
     for item in day.agenda:

@@ -6,8 +6,10 @@ Each module has a function `lines()` that yields what to print, line by line, as
 import importlib
 import pkgutil
 
+from utils.errors import CourseError
 
-class BenchError(ValueError):
+
+class BenchError(CourseError, ValueError):
     """There is no measurement of that name."""
 
 
