@@ -7,7 +7,7 @@
 #   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course handouts slides check test outputs lab bench publish clean
+.PHONY: help setup course handouts slides check test outputs steady lab bench publish clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
@@ -26,6 +26,8 @@ help:
 	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook"
 	@echo "  make test      run all tests, the notebooks' outputs included"
 	@echo "  make outputs   run every notebook and compare its outputs, nothing else"
+	@echo "  make steady    compare the verdicts of several conditions: a busy core, one thread, AVX2, another seed"
+	@echo "                 (ONLY=05  CONDITIONS=quiet,busy  PYTHON2=path/to/another/python)"
 	@echo "  make bench     measure and print side-by-side ratios"
 	@echo "  make publish   point badges, set-up cells and links at your copy on GitHub (REPO=owner/name  TAG=v1.0)"
 	@echo "  make clean     remove .venv, build/ and caches in this folder"
@@ -54,6 +56,10 @@ test: setup
 
 outputs: setup
 	@"$(COURSE_PYTHON)" $(PYTEST) $(NBVAL) notebooks
+
+steady: setup
+	@"$(COURSE_PYTHON)" -m tools.steady $(if $(ONLY),--only "$(ONLY)") $(if $(CONDITIONS),--conditions "$(CONDITIONS)") \
+		$(if $(PYTHON2),--python2 "$(PYTHON2)")
 
 lab: setup
 	@"$(COURSE_PYTHON)" -m utils lab $(if $(PORT),--port "$(PORT)")

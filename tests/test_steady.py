@@ -1,0 +1,64 @@
+"""The comparison of verdicts under several conditions: what contradicts, and that another seed reaches a kernel."""
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_notebook
+
+from tools import steady
+from utils import runner
+
+HOLDS, REFUTED, UNTOLD = "holds", "refuted", "cannot be told here"
+WIDE, VNNI = "holds if the layers are wide", "holds if the processor has VNNI"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "contradiction"),
+    [
+        (HOLDS, HOLDS, False),
+        (HOLDS, REFUTED, True),
+        (HOLDS, WIDE, True),
+        (REFUTED, WIDE, True),
+        (WIDE, VNNI, False),
+        (HOLDS, UNTOLD, False),
+        (UNTOLD, REFUTED, False),
+        (UNTOLD, WIDE, False),
+    ],
+)
+def test_what_contradicts(one, other, contradiction):
+    assert steady.contradicts(one, other) is steady.contradicts(other, one) is contradiction
+
+
+def test_each_pair_of_conditions_is_compared_and_a_failed_chapter_counts():
+    table = {
+        "quiet": {"C16": UNTOLD, "C17": REFUTED},
+        "busy": {"C16": HOLDS, "C17": REFUTED},
+        "seed": {"C16": REFUTED, "C17": REFUTED, "chapter 09": "cell failed: ValueError"},
+    }
+    assert steady.contradictions(table) == ["C16", "chapter 09"]
+    rows = steady.markdown(table).splitlines()
+    assert rows[0] == "| claim | quiet | busy | seed |"
+    assert rows[3] == "| C17 | refuted | the same | the same |" and rows[4].startswith(
+        "| chapter 09 | – | the same | cell failed"
+    )
+
+
+SEEDS = """
+import random, numpy, torch
+torch.manual_seed(1)
+print(torch.rand(1).item(), torch.rand(1, generator=torch.Generator().manual_seed(1)).item())
+print(numpy.random.default_rng(1).random(), random.Random(1).random())
+"""
+
+
+def test_another_seed_reaches_the_kernel_and_every_generator(tmp_path, monkeypatch):
+    def numbers() -> list[str]:
+        nbformat.write(new_notebook(cells=[new_code_cell(SEEDS)]), tmp_path / "01_seeds.ipynb")
+        runner.save(tmp_path / "01_seeds.ipynb")
+        return nbformat.read(tmp_path / "01_seeds.ipynb", as_version=4).cells[0].outputs[0].text.split()
+
+    before = numbers()
+    monkeypatch.setenv("PYTHONSTARTUP", steady.__file__.replace("steady.py", "other_seed.py"))
+    monkeypatch.setenv(steady.SHIFT, "1000")
+    after = numbers()
+    assert len(before) == len(after) == 4 and not set(before) & set(after)
+    assert numbers() == after

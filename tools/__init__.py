@@ -1,0 +1,1 @@
+"""What authors and teachers run; notebooks import nothing from here."""

@@ -1,0 +1,119 @@
+"""Do verdicts stand? Runs the chapters that time or train under several conditions, and compares their verdicts.
+
+    make steady                                  all conditions, all chapters that time or train
+    make steady ONLY=05 CONDITIONS=quiet,busy    some of them
+    make steady PYTHON2=path/to/python           also on another Python that has the course's packages
+
+"Cannot be told here" contradicts nothing. Two verdicts that hold under conditions do not contradict each other either:
+a condition may name the hardware. Any other difference is a contradiction, and so is a chapter that fails.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from utils import claims, course
+
+CHAPTERS = ("03", "04", "05", "06", "07", "09", "10", "11", "13", "14")
+SHIFT = "COURSE_SEED_SHIFT"
+# Each condition: what is set in the environment of the run. The lists are short enough to read at a glance.
+CONDITIONS: dict[str, dict[str, str]] = {
+    "quiet": {},
+    "busy": {},
+    "one thread": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "seed": {SHIFT: "1000"},
+}
+OTHER = "other Python"
+RUN = (
+    "import sys; from pathlib import Path; from utils import runner; "
+    "runner.run(sys.argv[2].split(','), build=Path(sys.argv[1]))"
+)
+
+
+@contextlib.contextmanager
+def busy_core() -> Iterator[None]:
+    """Keep one core busy with another program's work, as a browser may."""
+    spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        spin.kill()
+        spin.wait()
+
+
+def run(condition: str, chapters: Sequence[str], python: str = sys.executable) -> dict[str, str]:
+    """Run chapters under a condition; returns claim -> verdict, and "chapter NN" -> what went wrong."""
+    with tempfile.TemporaryDirectory(prefix="steady-") as folder:
+        own = {"PYTHONPATH": str(course.ROOT)} | CONDITIONS.get(condition, {})
+        if SHIFT in own:
+            own["PYTHONSTARTUP"] = str(Path(__file__).with_name("other_seed.py"))
+        with busy_core() if condition == "busy" else contextlib.nullcontext():
+            subprocess.run([python, "-c", RUN, folder, ",".join(chapters)], env=os.environ | own, check=True)
+        report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
+    found = {verdict["claim"]: verdict["verdict"] for chapter in report["chapters"] for verdict in chapter["verdicts"]}
+    failed = {
+        f"chapter {chapter['number']}": f"{chapter['status']}: {chapter['failure']['error'].splitlines()[-1][:60]}"
+        for chapter in report["chapters"]
+        if chapter["failure"]
+    }
+    return found | failed
+
+
+def contradicts(one: str, other: str) -> bool:
+    """Whether two verdicts on a claim cannot both be right."""
+    kinds = {word.split(" if ")[0] if " if " not in word else "holds if" for word in (one, other)}
+    return len(kinds - {claims.UNTOLD}) > 1
+
+
+def contradictions(table: Mapping[str, Mapping[str, str]]) -> list[str]:
+    """Claims on which conditions contradict each other, and chapters that failed; `table` is condition -> verdicts."""
+    rows = sorted({claim for verdicts in table.values() for claim in verdicts})
+    words = {claim: [verdicts[claim] for verdicts in table.values() if claim in verdicts] for claim in rows}
+    return [
+        claim
+        for claim, found in words.items()
+        if claim.startswith("chapter") or any(contradicts(one, other) for one in found for other in found)
+    ]
+
+
+def markdown(table: Mapping[str, Mapping[str, str]]) -> str:
+    """The table of verdicts: a row a claim, a column a condition. A verdict like the first column's is a tick."""
+    names = list(table)
+    rows = [f"| claim | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
+    for claim in sorted({claim for verdicts in table.values() for claim in verdicts}):
+        first, *others = (table[name].get(claim, "–") for name in names)
+        cells = [first, *("the same" if word == first else word for word in others)]
+        rows.append(f"| {claim} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default=",".join(CHAPTERS), help="chapters, such as 05,07")
+    parser.add_argument("--conditions", default=",".join(CONDITIONS), help=f"of {', '.join(CONDITIONS)}")
+    parser.add_argument("--python2", help="another Python that has the course's packages")
+    arguments = parser.parse_args()
+    names = [name.strip() for name in arguments.conditions.split(",")]
+    unknown = [name for name in names if name not in CONDITIONS]
+    if unknown:
+        parser.error(f"no condition {unknown[0]!r}; there are {', '.join(CONDITIONS)}")
+    chapters = arguments.only.split(",")
+    table = {}
+    for name in names + ([OTHER] if arguments.python2 else []):
+        print(f"--- {name}", flush=True)
+        table[name] = run(name, chapters, arguments.python2 if name == OTHER else sys.executable)
+    found = contradictions(table)
+    print(f"\n{markdown(table)}\n")
+    print(f"Contradictions: {', '.join(found)}." if found else "No verdict contradicts another.")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
