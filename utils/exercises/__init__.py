@@ -3,22 +3,22 @@
 Each chapter's exercises stand in a module of this package (`chapter_01.py`, ...). An exercise is data: its solution
 is a piece of code that assigns `answer`, and its typical mistakes are wrong answers, each with the hint that fits it.
 A learner's answer is compared with the solution's, then with the mistakes'. A function is compared by what it does:
-it is called on the exercise's probes.
+it is called on the exercise's probes. A wrong number that is no planted mistake is held against the usual slips.
 
 A module may also hold the chapter's quiz, `QUIZ`: questions with lettered options, and why each is right or wrong.
 """
 
 import functools
 import importlib
-import math
-import numbers
 import pkgutil
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from utils import learner
+from utils.errors import CourseError
+from utils.exercises import _answers, _slips
 
 LEVELS = {1: "warm-up", 2: "practice", 3: "challenge"}
 
@@ -33,7 +33,7 @@ class NotYet(Exception):
         return textwrap.wrap(str(self), 88, break_long_words=False)
 
 
-class ExerciseError(ValueError):
+class ExerciseError(CourseError, ValueError):
     """There is no exercise or quiz of that id, or a quiz got letters that fit no option."""
 
 
@@ -58,7 +58,7 @@ class Exercise:
         after: what a right answer is told: the point of the exercise.
         mistakes: typical wrong answers, each with its own hint.
         probes: for a function exercise, the argument lists on which functions are compared.
-        tolerance: relative tolerance for numbers.
+        tolerance: relative tolerance for real numbers, where the right one is a float. An int is met exactly.
     """
 
     id: str
@@ -69,7 +69,7 @@ class Exercise:
     after: str
     mistakes: tuple[Mistake, ...]
     probes: tuple[tuple[Any, ...], ...] = ()
-    tolerance: float = 1e-9
+    tolerance: float = _answers.RELATIVE
 
     @functools.cached_property
     def answer(self) -> Any:
@@ -77,6 +77,23 @@ class Exercise:
         namespace: dict[str, Any] = {}
         exec(self.solution, namespace)
         return namespace["answer"]
+
+    @functools.cached_property
+    def expected(self) -> list:
+        """The right results: of the solution on each probe, or the one right value."""
+        return _answers.results(self.answer, self.probes)
+
+    def results(self, answer: Any) -> list:
+        """The results of another answer, in the form of the right ones.
+
+        Raises:
+            _answers.Unreadable: they cannot be compared; the message says why.
+        """
+        return _answers.fitted(_answers.results(answer, self.probes), self.expected)
+
+    def agrees(self, given: Any, wanted: Any) -> bool:
+        """Whether two results are the same within this exercise's tolerance."""
+        return _answers.same(given, wanted, self.tolerance)
 
 
 @dataclass(frozen=True)
@@ -103,18 +120,22 @@ class Question:
 def all_exercises() -> dict[str, Exercise]:
     """Every exercise of every chapter, by id, in order."""
     found: dict[str, Exercise] = {}
-    for module in sorted(info.name for info in pkgutil.iter_modules(__path__)):
-        for exercise in importlib.import_module(f"{__name__}.{module}").EXERCISES:
-            found[exercise.id] = exercise
+    for chapter in _chapters().values():
+        found |= {exercise.id: exercise for exercise in chapter.EXERCISES}
     return found
 
 
 @functools.cache
 def all_quizzes() -> dict[str, tuple[Question, ...]]:
     """The quiz of every chapter that has one, by the chapter's number, in order."""
-    modules = sorted(info.name for info in pkgutil.iter_modules(__path__))
-    quizzes = {name[-2:]: getattr(importlib.import_module(f"{__name__}.{name}"), "QUIZ", ()) for name in modules}
-    return {chapter: questions for chapter, questions in quizzes.items() if questions}
+    quizzes = {number: getattr(chapter, "QUIZ", ()) for number, chapter in _chapters().items()}
+    return {number: questions for number, questions in quizzes.items() if questions}
+
+
+def _chapters() -> dict[str, ModuleType]:
+    """The modules of the chapters by number, in order."""
+    names = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name.startswith("chapter_"))
+    return {name[-2:]: importlib.import_module(f"{__name__}.{name}") for name in names}
 
 
 def get(exercise_id: str) -> Exercise:
@@ -134,20 +155,25 @@ def get(exercise_id: str) -> Exercise:
 def check(exercise_id: str, answer: Any = ...) -> None:
     """Say whether an answer is right.
 
-    Prints "waiting" for an untouched placeholder (`...`, `None`, or a function that returns one of them) and "right"
-    for a right answer.
+    Prints "waiting" for an untouched placeholder (`...`, `None`, or a function that returns `...`) and "right" for a
+    right answer, in whatever dress: Python's, NumPy's and PyTorch's numbers, lists, tuples, arrays and tensors.
 
     Raises:
         NotYet: the answer is wrong; the message fits the mistake where it is a typical one.
         ExerciseError: no such exercise.
     """
     exercise = get(exercise_id)
-    given = _Given(answer, exercise)
-    if given.is_placeholder:
+    try:
+        given = exercise.results(answer)
+    except _answers.Unreadable as complaint:
+        raise NotYet(f"{exercise.id}, not yet. {complaint}") from None
+    if _answers.untouched(given) or given[0] is None:
         box = f"{LEVELS[exercise.level]}, about {exercise.minutes} min"
         print(f"{exercise.id} is waiting for your answer ({box}). Replace the ... and run the cell again.")
+        if given[0] is None:
+            print("It is None. That is what print(...) gives, and a function without return: print only shows a value.")
         return
-    if given.equals(exercise.answer):
+    if exercise.agrees(given, exercise.expected):
         learner.solved(exercise.id)
         print(f"{exercise.id} ✔ right. {exercise.after}")
         return
@@ -248,91 +274,18 @@ def progress(*, reset: bool | str = False) -> None:
         print(f"Go on with exercise {following}.")
 
 
-class _Given:
-    """A learner's answer, seen through an exercise: as a value, or as what a function returns on the probes."""
-
-    def __init__(self, answer: Any, exercise: Exercise) -> None:
-        self.exercise = exercise
-        self.complaint = ""
-        self.value = self._observe(answer)
-
-    def _observe(self, answer: Any) -> Any:
-        if not self.exercise.probes:
-            return answer
-        if answer is ... or answer is None:
-            return ...
-        if not isinstance(answer, Callable):
-            self.complaint = f"Pass the function itself, not {_short(answer)}."
-            return answer
-        results = []
-        for arguments in self.exercise.probes:
-            try:
-                results.append(answer(*arguments))
-            except Exception as error:  # any error of the learner's function is worth telling
-                call = f"{getattr(answer, '__name__', 'your function')}({', '.join(map(repr, arguments))})"
-                self.complaint = f"Calling {call} raised {type(error).__name__}: {error}"
-                return answer
-        return results
-
-    @property
-    def is_placeholder(self) -> bool:
-        if self.complaint:
-            return False
-        if self.exercise.probes and isinstance(self.value, list):
-            return all(result is None or result is ... for result in self.value)
-        return self.value is None or self.value is ...
-
-    def equals(self, other: Any) -> bool:
-        """Whether it is the same as another answer (the solution's, or a mistake's)."""
-        if self.complaint:
-            return False
-        return _same(self.value, _Given(other, self.exercise).value, self.exercise.tolerance)
-
-
-def _advice(given: _Given, exercise: Exercise) -> str:
-    if given.complaint:
-        return given.complaint
+def _advice(given: list, exercise: Exercise) -> str:
+    """What to tell about results that are wrong."""
     for mistake in exercise.mistakes:
-        if given.equals(mistake.answer):
+        if exercise.agrees(given, exercise.results(mistake.answer)):
             return mistake.hint
-    right = _Given(exercise.answer, exercise).value
+    place = next(i for i, right in enumerate(exercise.expected) if not exercise.agrees(given[i], right))
+    got, wanted = given[place], exercise.expected[place]
+    told = _slips.named(given, exercise.expected, exercise.tolerance) or _slips.mismatch(got, wanted)
     if exercise.probes:
-        for arguments, got, wanted in zip(exercise.probes, given.value, right, strict=True):
-            if not _same(got, wanted, exercise.tolerance):
-                call = f"({', '.join(map(repr, arguments))})"
-                return f"For the arguments {call} your function gives {_short(got)}. {exercise.hints[0]}"
-    if isinstance(right, numbers.Number) != isinstance(given.value, numbers.Number):
-        wanted = "a number" if isinstance(right, numbers.Number) else f"a {type(right).__name__}"
-        return f"Expected {wanted}, got {_short(given.value)}, a {type(given.value).__name__}."
-    if isinstance(right, numbers.Real) and not isinstance(right, bool) and isinstance(given.value, numbers.Real):
-        side = "too high" if given.value > right else "too low"
-        return f"{_short(given.value)} is {side}. {exercise.hints[0]}"
-    return f"{_short(given.value)} is not it. {exercise.hints[0]}"
-
-
-def _same(given: Any, wanted: Any, tolerance: float) -> bool:
-    if isinstance(wanted, bool) or isinstance(given, bool):
-        return given is wanted
-    if isinstance(wanted, numbers.Number):
-        return isinstance(given, numbers.Number) and math.isclose(given, wanted, rel_tol=tolerance)
-    if isinstance(wanted, str):
-        return isinstance(given, str) and given.strip().casefold() == wanted.strip().casefold()
-    if isinstance(wanted, (set, frozenset)):
-        return isinstance(given, (set, frozenset, list, tuple)) and set(given) == wanted
-    if isinstance(wanted, Mapping):
-        return (
-            isinstance(given, Mapping)
-            and given.keys() == wanted.keys()
-            and all(_same(given[key], wanted[key], tolerance) for key in wanted)
-        )
-    if isinstance(wanted, Iterable):
-        if not isinstance(given, Iterable) or isinstance(given, str):
-            return False
-        given, wanted = list(given), list(wanted)
-        return len(given) == len(wanted) and all(map(_same, given, wanted, [tolerance] * len(wanted)))
-    return given == wanted
-
-
-def _short(value: Any) -> str:
-    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+        arguments = _answers.arguments(exercise.probes[place])
+        return f"For the arguments {arguments} your function gives {_answers.short(got)}. {told or exercise.hints[0]}"
+    if told:
+        return told
+    side = ("too high" if got > wanted else "too low") if _answers.is_number(wanted) else "not it"
+    return f"{_answers.short(got)} is {side}. {exercise.hints[0]}"

@@ -56,7 +56,7 @@ EXERCISES = (
                 "// throws the decimals away: 2.8 billion must not become 2. Use /.",
             ),
         ),
-        probes=((2_800_000_000,), (671_026_404_352,)),
+        probes=((2_800_000_000,), (671_026_404_352,), (1_234_567,)),
     ),
 )
 

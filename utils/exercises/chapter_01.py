@@ -76,6 +76,7 @@ EXERCISES = (
             ),
             Mistake(256 * _EXPERT, "Those are all the routed experts. A token uses 8 of them, and the shared one."),
             Mistake(9 * 2 * 7168 * 2048, "An expert is a SwiGLU with three matrices, not two."),
+            Mistake(58 * 9 * _EXPERT, "That is for all 58 MoE layers. The question asks about one."),
             Mistake(9 * 3 * 7168 * 18432, "18,432 is the width of the dense layers. An expert is 2,048 wide."),
         ),
     ),

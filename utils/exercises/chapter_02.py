@@ -1,22 +1,19 @@
 """Exercises of chapter 02: RMSNorm, RoPE, the latent cache, V3's router and the gain of a draft."""
 
+import math
+
 from utils.exercises import Exercise, Mistake, Question
 
-_CHOOSE = """\
-def choose(scores, bias, groups, keep, k, by_sum_of=2, open_only=True):
-    wanted = [s + b for s, b in zip(scores, bias)]
+
+def _choose(scores, bias, groups, keep, k, *, by_sum_of=2, closed=-math.inf):
+    """V3's choice; the keyword arguments make typical mistakes."""
+    wanted = [s + b for s, b in zip(scores, bias, strict=True)]
     size = len(wanted) // groups
+    worth = [sum(sorted(wanted[g * size : (g + 1) * size])[-by_sum_of:]) for g in range(groups)]
+    kept = sorted(range(groups), key=lambda g: worth[g])[-keep:]
+    left = [w if e // size in kept else closed for e, w in enumerate(wanted)]
+    return sorted(sorted(range(len(left)), key=lambda e: left[e])[-k:])
 
-    def worth(group):
-        return sum(sorted(wanted[group * size : (group + 1) * size])[-by_sum_of:])
-
-    kept = sorted(range(groups), key=worth)[-keep:] if open_only else range(groups)
-    experts = [e for e in range(len(wanted)) if e // size in kept]
-    return sorted(sorted(experts, key=lambda e: wanted[e])[-k:])
-"""
-_names: dict = {}
-exec(_CHOOSE, _names)  # the solution is shown as text; the mistakes are variations of the same code
-_choose = _names["choose"]
 
 EXERCISES = (
     Exercise(
@@ -102,19 +99,27 @@ EXERCISES = (
             "Add the bias first. Then find out what each group is worth: the sum of its two largest numbers.",
             "Keep the best groups, drop the experts of all others, and take the k best of what is left.",
         ),
-        solution=_CHOOSE.replace(", by_sum_of=2, open_only=True", "")
-        .replace("[-by_sum_of:]", "[-2:]")
-        .replace(" if open_only else range(groups)", "")
-        + "\n\nanswer = choose",
+        solution="def choose(scores, bias, groups, keep, k):\n"
+        "    wanted = [s + b for s, b in zip(scores, bias)]\n"
+        "    size = len(wanted) // groups\n\n"
+        "    def worth(group):\n"
+        "        return sum(sorted(wanted[group * size : (group + 1) * size])[-2:])\n\n"
+        "    kept = sorted(range(groups), key=worth)[-keep:]\n"
+        "    experts = [e for e in range(len(wanted)) if e // size in kept]\n"
+        "    return sorted(sorted(experts, key=lambda e: wanted[e])[-k:])\n\n\nanswer = choose",
         after="Groups exist because of machines: experts of one group share a node, and a token is sent to few nodes.",
         mistakes=(
             Mistake(
-                lambda scores, bias, groups, keep, k: _choose(scores, bias, groups, keep, k, open_only=False),
+                lambda scores, bias, groups, keep, k: _choose(scores, bias, groups, groups, k),
                 "Experts of groups that were dropped must not be chosen.",
             ),
             Mistake(
                 lambda scores, bias, groups, keep, k: _choose(scores, [0] * len(scores), groups, keep, k),
                 "The bias is missing: it counts for choosing.",
+            ),
+            Mistake(
+                lambda scores, bias, groups, keep, k: _choose(scores, bias, groups, keep, k, closed=0),
+                "Setting dropped experts to 0 does not close them: with negative biases, 0 is the largest number.",
             ),
             Mistake(
                 lambda scores, bias, groups, keep, k: _choose(scores, bias, groups, keep, k, by_sum_of=1),
@@ -127,9 +132,10 @@ EXERCISES = (
         ),
         probes=(
             ([0.9, 0.1, 0.1, 0.6, 0.5, 0.2, 0.3, 0.3, 0.35], [0.0] * 9, 3, 1, 2),
-            ([0.9, 0.1, 0.5, 0.6, 0.6, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0], 4, 2, 3),
+            ([0.9, 0.1, 0.5, 0.6, 0.7, 0.2, 0.3, 0.4], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0], 4, 2, 3),
             ([0.9, 0.1, 0.2, 0.6, 0.6, 0.55, 0.5, 0.45, 0.44], [0.0] * 9, 3, 1, 2),
             ([0.95, 0.05, 0.0, 0.6, 0.5, 0.0, 0.4, 0.39, 0.38], [0.0] * 9, 3, 1, 2),
+            ([0.2, 0.1, 0.3, 0.25], [-0.5, -0.5, -0.9, -0.9], 2, 1, 2),
         ),
     ),
     Exercise(
@@ -138,15 +144,16 @@ EXERCISES = (
         minutes=5,
         hints=(
             "One pass gives one token for sure, and a second one with probability a.",
-            "The work of one round is 1 + cost.",
+            "The time of one round is 1 + cost: the main pass takes as long for two positions as for one.",
         ),
         solution="def speed_up(a, cost):\n    return (1 + a) / (1 + cost)\n\n\nanswer = speed_up",
-        after="With a = 0.85 and a small cost, this is V3's reported 1.8.",
+        after="With a = 0.85 and a small cost, this is V3's reported 1.8. It holds while decoding waits for memory: "
+        "counted in work, a round costs 2 + cost, and a draft never pays.",
         mistakes=(
-            Mistake(lambda a, cost: 1 + a, "The draft is not free: divide by the work of one round."),
+            Mistake(lambda a, cost: 1 + a, "The draft is not free: divide by the time of one round."),
             Mistake(
                 lambda a, cost: 1 + a - cost,
-                "Work divides, it does not subtract: (tokens of a round) / (work of a round).",
+                "Time divides, it does not subtract: (tokens of a round) / (time of a round).",
             ),
             Mistake(lambda a, cost: a / (1 + cost), "The main model's own token counts as well: 1 + a tokens."),
             Mistake(lambda a, cost: 2 * a / (1 + cost), "A refused draft still leaves the main model's own token."),

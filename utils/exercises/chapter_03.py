@@ -19,12 +19,12 @@ EXERCISES = (
         minutes=5,
         hints=(
             "The norm is the root of the sum of the squares. If it is above max_norm, scale all by one factor.",
-            "factor = min(1, max_norm / norm)",
+            "factor = max_norm / norm if norm > max_norm else 1",
         ),
         solution=(
             "def clipped(gradient, max_norm):\n"
             "    norm = sum(g * g for g in gradient) ** 0.5\n"
-            "    factor = min(1.0, max_norm / norm)\n"
+            "    factor = max_norm / norm if norm > max_norm else 1.0\n"
             "    return [factor * g for g in gradient]\n\n\n"
             "answer = clipped"
         ),
@@ -35,15 +35,17 @@ EXERCISES = (
                 "That is value clipping: it cuts each number on its own and changes the direction.",
             ),
             Mistake(
-                lambda gradient, max_norm: [g * max_norm / math.hypot(*gradient) for g in gradient],
+                lambda gradient, max_norm: [g * max_norm / (math.hypot(*gradient) or 1) for g in gradient],
                 "That also stretches short gradients to max_norm. Clipping only shortens: the factor is at most 1.",
             ),
             Mistake(
-                lambda gradient, max_norm: [g * min(1, max_norm / sum(x * x for x in gradient)) for g in gradient],
+                lambda gradient, max_norm: [
+                    g * min(1, max_norm / (sum(x * x for x in gradient) or max_norm)) for g in gradient
+                ],
                 "The square root of the norm is missing.",
             ),
         ),
-        probes=(([3.0, 4.0], 1.0), ([0.3, -0.4], 1.0), ([6.0, -2.0, 3.0], 2.0)),
+        probes=(([3.0, 4.0], 1.0), ([0.3, -0.4], 1.0), ([6.0, -2.0, 3.0], 2.0), ([0.0, 0.0], 1.0)),
     ),
     Exercise(
         id="03.2",
@@ -164,7 +166,7 @@ QUIZ = (
         "SGD now stands still. Why?",
         options=(
             (
-                "Nearly all gradients end at a norm of 1/1024",
+                "A gradient ends at a norm of 1/1024 at most",
                 "Scaled gradients are long, so they are cut to 1, and then divided by the scale. See the table "
                 "of section 3.",
             ),

@@ -24,10 +24,10 @@ EXERCISES = (
         minutes=6,
         hints=(
             "First find the places of the k largest absolute values, then build the new list.",
-            "sorted(range(len(numbers)), key=lambda i: abs(numbers[i]))[-k:] are those places.",
+            "sorted(range(len(numbers)), key=lambda i: -abs(numbers[i]))[:k] are those places.",
         ),
         solution="def keep(numbers, k):\n"
-        "    chosen = sorted(range(len(numbers)), key=lambda i: abs(numbers[i]))[-k:]\n"
+        "    chosen = sorted(range(len(numbers)), key=lambda i: -abs(numbers[i]))[:k]\n"
         "    return [n if i in chosen else 0 for i, n in enumerate(numbers)]\n\n\nanswer = keep",
         after="Sorting is the price of top-k: a GPU must see all of h before it can drop anything.",
         mistakes=(
@@ -36,15 +36,33 @@ EXERCISES = (
                 "A large negative number is a strong activation, too: compare absolute values.",
             ),
             Mistake(
-                lambda numbers, k: sorted(numbers, key=abs)[-k:],
+                lambda numbers, k: sorted(numbers, key=abs, reverse=True)[:k],
                 "The list must keep its length and its order: the others become 0 and stay where they are.",
             ),
             Mistake(
                 lambda numbers, k: [0 if n in _keep(numbers, k) else n for n in numbers],
                 "That drops the strongest and keeps the rest.",
             ),
+            Mistake(
+                lambda numbers, k: _keep(numbers, k or len(numbers)),
+                "With k = 0 nothing stays. [-k:] is then [0:], the whole list: sort downwards and take [:k].",
+            ),
+            Mistake(
+                lambda numbers, k: _keep(numbers[::-1], k or len(numbers))[::-1],
+                "[-k:] of an upward order takes the last of equals, and all for k = 0: sort downwards and take [:k].",
+            ),
+            Mistake(
+                lambda numbers, k: [n if sum(abs(m) > abs(n) for m in numbers) < k else 0 for n in numbers],
+                "Exactly k numbers stay: where several are as large as the last one, take the first of them.",
+            ),
         ),
-        probes=(([0.1, -3.0, 0.2, 0.0, 2.0], 2), ([1.0, -5.0, 4.0], 1), ([2.0, 1.0], 2)),
+        probes=(
+            ([0.1, -3.0, 0.2, 0.0, 2.0], 2),
+            ([1.0, -5.0, 4.0], 1),
+            ([2.0, 1.0], 2),
+            ([3.0, 1.0, -3.0, 3.0], 2),
+            ([1.0, 2.0], 0),
+        ),
     ),
     Exercise(
         id="04.2",
@@ -76,7 +94,7 @@ EXERCISES = (
         solution="def violation(counts):\n"
         "    mean = sum(counts) / len(counts)\n"
         "    return (max(counts) - mean) / mean\n\n\nanswer = violation",
-        after="The collapsed router of this chapter reaches 7: its busiest experts have 8 times the fair load.",
+        after="With 16 experts, of which a token uses 2, it ends at 7: two experts with 8 times the fair load.",
         mistakes=(
             Mistake(
                 lambda counts: max(counts) * len(counts) / sum(counts),
@@ -90,8 +108,16 @@ EXERCISES = (
                 lambda counts: (max(counts) - min(counts)) / (sum(counts) / len(counts)),
                 "Compare the largest with the mean, not with the smallest.",
             ),
+            Mistake(
+                lambda counts: max(abs(c * len(counts) - sum(counts)) for c in counts) / sum(counts),
+                "A count far below the mean is no violation: only the largest one counts.",
+            ),
+            Mistake(
+                lambda counts: (max(counts) - sum(counts) // len(counts)) / (sum(counts) // len(counts)),
+                "The mean need not be a whole number: / and not //.",
+            ),
         ),
-        probes=(([4, 4, 4],), ([8, 0, 0, 0],), ([3, 2, 1],)),
+        probes=(([4, 4, 4],), ([8, 0, 0, 0],), ([3, 2, 1],), ([0, 5, 5],)),
     ),
     Exercise(
         id="04.4",
@@ -125,7 +151,12 @@ EXERCISES = (
                 "Those are the steps alone. Add them to the old biases.",
             ),
         ),
-        probes=(([0.5, 0.0, -0.5], [4, 2, 0], 0.25), ([0.0, 1.0], [1, 7], 0.5), ([2.0, 3.0], [5, 5], 0.5)),
+        probes=(
+            ([0.5, 0.0, -0.5], [4, 2, 0], 0.25),
+            ([0.0, 1.0], [1, 7], 0.5),
+            ([2.0, 3.0], [5, 5], 0.5),
+            ([0.0, 0.5, 1.0], [1, 2, 5], 0.1),
+        ),
     ),
     Exercise(
         id="04.5",

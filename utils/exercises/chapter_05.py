@@ -56,7 +56,7 @@ EXERCISES = (
                 "A large negative number sets the scale, too: take the absolute values.",
             ),
         ),
-        probes=(([0.5, -1.0, 0.26], 8), ([3.0, 1.0, -2.0, 0.4], 4), ([-40.0, 1.0, 0.0, 2.9], 5)),
+        probes=(([0.4, -1.0, 0.26], 8), ([3.0, 1.0, -2.0, 0.4], 4), ([-40.0, 1.0, 0.0, 2.9], 5)),
     ),
     Exercise(
         id="05.2",
@@ -85,7 +85,7 @@ EXERCISES = (
         ),
         solution="everything, norms = 134_515_008, 35_136\n"
         "answer = (everything - norms + 4 * norms) / (4 * everything)",
-        after="A quarter after all. It takes an embedding layer that can look up integers.",
+        after="A quarter after all, but for the norms. It takes an embedding layer that can look up integers.",
         mistakes=(
             Mistake(
                 (134_515_008 - 35_136 - 28_311_552 + 4 * (35_136 + 28_311_552)) / (4 * 134_515_008),
@@ -99,8 +99,9 @@ EXERCISES = (
                 (134_515_008 - 35_136 + 4 * 35_136) / 134_515_008,
                 "Divide by the bytes of FP32, 4 for each parameter.",
             ),
+            Mistake(0.25, "Without the norms, yes. They stay in FP32, which shows in the fourth decimal."),
         ),
-        tolerance=1e-5,
+        tolerance=1e-4,
     ),
     Exercise(
         id="05.4",
@@ -125,8 +126,16 @@ EXERCISES = (
                 lambda low, high: (_range(low, high)[0], -_range(low, high)[1]),
                 "The integer for zero is never negative: low itself becomes 0, and zero lies above.",
             ),
+            Mistake(
+                lambda low, high: (_range(low, high)[0], int(-min(low, 0) / _range(low, high)[0])),
+                "int() cuts off. Round to the nearest integer.",
+            ),
+            Mistake(
+                lambda low, high: (_range(low, high)[0], -min(low, 0) / _range(low, high)[0]),
+                "The integer that stands for zero is a whole number: round it to the nearest.",
+            ),
         ),
-        probes=((-1.0, 1.55), (-3.0, 0.0), (2.0, 5.1), (-2.0, -1.0)),
+        probes=((-1.0, 1.55), (-3.0, 0.0), (2.0, 5.1), (-2.0, -1.0), (-1.0, 2.1), (-1.3, 0.9)),
     ),
     Exercise(
         id="05.5",

@@ -54,6 +54,16 @@ EXERCISES = (
                 "One factor 2 is missing: a layer has two all-reduces, and a BF16 number has 2 bytes.",
             ),
             Mistake(95 * 2 * 8192 * 4, "In BF16 a number takes 2 bytes, not 4."),
+            Mistake((95 * 2 + 1) * 8192 * 2, "The embedding's all-reduce lies outside of the layers."),
+            Mistake(
+                95 * 2 * 8192 * 2 * 2 * 3 // 4,
+                "That is what a ring of 4 sends. The question is what a rank hands over: each number once.",
+            ),
+            Mistake(
+                95 * 2 * 8192 * 2 * 2 * 7 // 8,
+                "That is what a ring of 8 sends. The question is what a rank hands over: each number once, "
+                "whatever the number of ranks.",
+            ),
         ),
     ),
     Exercise(
@@ -81,7 +91,7 @@ EXERCISES = (
                 "As even as possible, yes, but the first ranks take one more, not the last ones.",
             ),
         ),
-        probes=((30, 4), (61, 16), (8, 4)),
+        probes=((30, 4), (61, 16), (8, 4), (2, 3)),
     ),
     Exercise(
         id="08.4",
@@ -101,6 +111,14 @@ EXERCISES = (
                 "Rounded down, the bubble is above the limit.",
             ),
             Mistake(
+                lambda stages, limit: round((stages - 1) * (1 - limit) / limit),
+                "round() sometimes rounds down, and then the bubble is above the limit. Always round up.",
+            ),
+            Mistake(
+                lambda stages, limit: math.floor((stages - 1) * (1 - limit) / limit) + 1,
+                "Where the division comes out even, the bubble is just at the limit, and one more is not needed.",
+            ),
+            Mistake(
                 lambda stages, limit: math.ceil((stages - 1) / limit),
                 "That is the number of all time slots, m + p - 1.",
             ),
@@ -110,7 +128,7 @@ EXERCISES = (
             ),
         ),
         # Limits that binary numbers hold exactly, so that no rounding error decides.
-        probes=((4, 0.5), (16, 0.125), (3, 0.75), (8, 0.375)),
+        probes=((4, 0.5), (16, 0.125), (3, 0.75), (8, 0.375), (3, 0.375), (2, 0.75)),
     ),
     Exercise(
         id="08.5",

@@ -52,7 +52,7 @@ EXERCISES = (
                 "The wrong way round: the scale divides by the rank, so alpha must grow with it.",
             ),
         ),
-        probes=((16, 8, 64, False), (16, 8, 32, True), (32, 16, 4, False)),
+        probes=((16, 8, 64, False), (16, 8, 32, True), (32, 16, 4, False), (16, 8, 72, True)),
     ),
     Exercise(
         id="09.3",
@@ -156,6 +156,7 @@ EXERCISES = (
         probes=(
             (["E11.9", "J45.20"], ["E11.65", "E10.9", "J45.20", "I10"]),
             (["A00.0", "A00.1"], ["B20", "A00.9", "A01.0"]),
+            (["E11.9", "J45.20"], ["J45.9", "I10", "E11.65"]),
         ),
     ),
 )

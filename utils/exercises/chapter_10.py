@@ -132,11 +132,24 @@ EXERCISES = (
                 lambda methods: sorted(set(methods) - set(_undominated(methods))),
                 "Those are the beaten ones.",
             ),
+            Mistake(
+                lambda methods: sorted(
+                    name
+                    for name, own in methods.items()
+                    if not any(o[0] >= own[0] and o[1] <= own[1] for n, o in methods.items() if n != name)
+                ),
+                "Two methods that are equal in both do not beat one another: both stay.",
+            ),
+            Mistake(
+                lambda methods: [name for name in methods if name in _undominated(methods)],
+                "Those are the names. Sort them.",
+            ),
         ),
         probes=(
             ({"a": (0.70, 5), "b": (0.60, 1), "c": (0.65, 6), "d": (0.60, 2)},),
             ({"x": (0.5, 3), "y": (0.6, 3)},),
             ({"p": (0.9, 9), "q": (0.8, 8), "r": (0.7, 9)},),
+            ({"v": (0.8, 4), "w": (0.7, 5), "u": (0.8, 4), "t": (0.9, 7)},),
         ),
     ),
 )

@@ -129,7 +129,14 @@ EXERCISES = (
                 "Overflow means that the scale is too large: halve it then.",
             ),
         ),
-        probes=((8.0, 1, False, 3), (8.0, 2, False, 3), (8.0, 2, True, 3), (4.0, 3, False, 5), (1.0, 0, False, 1)),
+        probes=(
+            (8.0, 1, False, 3),
+            (8.0, 2, False, 3),
+            (8.0, 2, True, 3),
+            (4.0, 3, False, 5),
+            (1.0, 0, False, 1),
+            (1.0, 1, True, 3),
+        ),
     ),
     Exercise(
         id="11.6",

@@ -66,7 +66,7 @@ EXERCISES = (
                 "The numbers are right. Keep the length of the list: later positions get 0.",
             ),
         ),
-        probes=(([1.0, 2.0, 0.5], 1), ([0.0, 3.0, -1.0, 2.0], 2), ([2.0, 5.0], 0)),
+        probes=(([1.0, 2.0, 0.5], 1), ([0.0, 3.0, -1.0, 2.0], 1), ([2.0, 5.0], 0), ([1.0, 3.0], 1)),
     ),
     Exercise(
         id="12.2",

@@ -123,7 +123,7 @@ EXERCISES = (
                 "The last token must be what the model says, not what was drafted.",
             ),
         ),
-        probes=(([5, 7, 9], [5, 7, 8, 1]), ([5, 7, 9], [5, 7, 9, 2]), ([5, 7, 9], [4, 7, 9, 2])),
+        probes=(([5, 7, 9], [5, 7, 8, 1]), ([5, 7, 9], [5, 7, 9, 2]), ([5, 7, 9], [4, 7, 9, 2]), ([5, 7], [5, 8, 1])),
     ),
     Exercise(
         id="13.5",

@@ -109,9 +109,13 @@ EXERCISES = (
                 lambda peak, bandwidth: math.floor(peak / bandwidth),
                 "Rounded down, memory is still the bound. Round up.",
             ),
+            Mistake(
+                lambda peak, bandwidth: math.floor(peak / bandwidth) + 1,
+                "Where the division comes out even, the two times are equal, and that is enough: do not add one.",
+            ),
             Mistake(lambda peak, bandwidth: bandwidth / peak, "The other way round: arithmetic grows with the batch."),
         ),
-        probes=((989e12, 3.35e12), (312e12, 1.555e12), (10.5, 2.0)),
+        probes=((989e12, 3.35e12), (312e12, 1.555e12), (10.5, 2.0), (12.0, 3.0)),
     ),
 )
 
