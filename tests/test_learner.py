@@ -1,5 +1,6 @@
 """The learner's record: kept across processes, mended when damaged, and never in the way of an answer."""
 
+import errno
 import json
 import os
 import subprocess
@@ -59,6 +60,17 @@ def test_it_is_kept_in_the_users_folder_unless_told_otherwise(record: Path, monk
     monkeypatch.delenv("COURSE_PROGRESS")
     assert learner.file().name == "progress.json" and learner.file().parent.name == "deepseek-by-the-numbers"
     assert learner.file().is_absolute()
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    monkeypatch.setenv("COURSE_PROGRESS", "~/a folder/progress.json")
+    solve("00.1")
+    assert learner.file() == tmp_path / "a folder" / "progress.json"
+    assert json.loads(learner.file().read_text(encoding="utf-8"))["exercises"].keys() == {"00.1"}
+    monkeypatch.setenv("COURSE_PROGRESS", "~nobody of that name/progress.json")
+    assert learner.file() == Path("~nobody of that name/progress.json")
 
 
 def test_at_first_it_is_empty_and_looking_writes_nothing(record: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,6 +273,18 @@ def test_a_place_that_cannot_be_written_is_told_in_one_line(
     output = capsys.readouterr().out
     assert "cannot be kept" in output and "Forgotten" not in output
     assert f"0 of {len(all_exercises())} exercises solved" in output
+
+
+def test_a_write_that_fails_names_its_reason(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(self: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    solve("00.1")
+    assert "(No space left on device)" in capsys.readouterr().out
+    assert learner.load() == {"exercises": {}, "quizzes": {}}
 
 
 def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:

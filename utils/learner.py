@@ -1,7 +1,7 @@
 """What a learner has solved: kept in one small file on this machine, across restarts, and nowhere else.
 
-`check` and `quiz` record right answers here; `progress` shows them. `COURSE_PROGRESS` names another file, for instance
-on a Drive that outlives a Colab session.
+`check` and `quiz` record right answers here; `progress` shows them. `COURSE_PROGRESS` names another file (~ is the home
+folder), for instance on a Drive that outlives a Colab session.
 """
 
 import json
@@ -13,6 +13,8 @@ from typing import Any
 from filelock import FileLock
 from platformdirs import user_data_path
 
+from utils import files
+
 EXERCISES = "exercises"  # in the file: exercise id -> when it was first solved
 QUIZZES = "quizzes"  # chapter -> best number of right answers
 
@@ -20,7 +22,7 @@ QUIZZES = "quizzes"  # chapter -> best number of right answers
 def file() -> Path:
     """Where the record is kept."""
     named = os.environ.get("COURSE_PROGRESS")
-    return Path(named) if named else user_data_path("deepseek-by-the-numbers") / "progress.json"
+    return Path(os.path.expanduser(named)) if named else user_data_path("deepseek-by-the-numbers") / "progress.json"
 
 
 def _empty() -> dict[str, dict[str, Any]]:
@@ -90,11 +92,9 @@ def _change(change: Any) -> bool:
         with FileLock(path.with_name(path.name + ".lock"), timeout=10):
             record = load()
             change(record)
-            draft = path.with_name(path.name + ".part")
-            draft.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            draft.replace(path)
+            files.write(path, json.dumps(record, indent=1) + "\n")
         return True
     except OSError as error:
-        reason = error.strerror or type(error).__name__
+        reason = getattr(error.__cause__ or error, "strerror", None) or type(error).__name__
         print(f"Your progress cannot be kept in {path} ({reason}). COURSE_PROGRESS can name another file.")
         return False

@@ -36,17 +36,17 @@ def plain(value: Any) -> Any:
 
     def read(value: Any, depth: int) -> Any:
         if next(parts) > LIMIT or depth > 20 or math.prod(getattr(value, "shape", ())) > LIMIT:
-            raise Unreadable(f"There is no end to it: an answer has at most {LIMIT:,} parts.")
+            raise Unreadable(f"there is no end to it. An answer has at most {LIMIT:,} parts.")
         if value is None or value is ... or isinstance(value, bool):
             return value
         if isinstance(value, str):
             return str(value)
         if isinstance(value, (numbers.Real, decimal.Decimal)):
             number = int(value) if isinstance(value, numbers.Integral) else float(value)
-            if math.isnan(number):
+            if number != number:  # only NaN is not itself
                 raise Unreadable("nan is not a number. Is there 0 / 0, or inf - inf?")
             if abs(number) > 1e200:
-                raise Unreadable("A number is infinite, or larger than any that is asked. What grew so large?")
+                raise Unreadable("a number is infinite, or larger than any that is asked. What grew so large?")
             return number
         if isinstance(value, numbers.Complex):
             raise Unreadable(f"{short(value)} is a complex number. Was a root of a negative number taken?")
@@ -72,7 +72,7 @@ def results(answer: Any, probes: Sequence[tuple]) -> list:
         Unreadable: it is no function where one is asked, raises, returns None, or something that cannot be read.
     """
     if not probes or answer is ... or answer is None:
-        return [_observed("Your answer", lambda: answer)]
+        return [_observed("Reading your answer", lambda: answer)]
     if not callable(answer):
         raise Unreadable(f"Pass the function itself, not {short(answer)}.")
     return [_called(answer, probe) for probe in probes]
@@ -91,7 +91,7 @@ def _observed(what: str, get: Callable[[], Any]) -> Any:
     try:
         return plain(get())
     except Unreadable as error:
-        raise Unreadable(f"{what} gave something unreadable. {error}") from None
+        raise Unreadable(f"{what}: {error}") from None
     except (Exception, SystemExit) as error:  # any error of the learner's code is worth telling
         raise Unreadable(f"{what} raised {_told(error)}") from None
 

@@ -13,15 +13,15 @@ ROUNDINGS = {"down": math.floor, "up": math.ceil, "to the nearest whole number":
 Fits = Callable[[float, float], bool]  # whether a given number is what a slip makes of the right one
 
 
-def _near(given: float, wanted: float) -> bool:
-    return math.isclose(given, wanted, rel_tol=NEAR, abs_tol=0 if wanted else ZERO)
+def _near(given: float, wanted: float, within: float = NEAR) -> bool:
+    return math.isclose(given, wanted, rel_tol=within, abs_tol=0 if wanted else ZERO)
 
 
-def _times(factor: float, question: str, name: str = "") -> list[tuple[str, Fits]]:
+def _times(factor: float, question: str, name: str = "", within: float = NEAR) -> list[tuple[str, Fits]]:
     name = name or f"{factor:,} times"
     return [
-        (f"That is {name} too large. {question}", lambda given, right: _near(given, right * factor)),
-        (f"That is {name} too small. {question}", lambda given, right: _near(given, right / factor)),
+        (f"That is {name} too large. {question}", lambda given, right: _near(given, right * factor, within)),
+        (f"That is {name} too small. {question}", lambda given, right: _near(given, right / factor, within)),
     ]
 
 
@@ -46,9 +46,10 @@ SLIPS: tuple[tuple[str, Fits], ...] = (
     *_times(1024**3, "Bytes or GiB: which are asked?"),
     *_times(8, "Bits or bytes: which are asked?"),
     *_times(2, "Is something counted twice, or left out?"),
-    *_times(1.024, "Is a thousand taken as 1,024, or the reverse?", "2.4 %"),
-    *_times(1.024**2, "Is a million taken as 1,024 squared, or the reverse?", "4.9 %"),
-    *_times(1.024**3, "Is a GB, 1,000**3 bytes, taken as a GiB, 1,024**3 bytes, or the reverse?", "7.4 %"),
+    ("That is rounded. Give the number with its decimals.", _is_rounded),
+    *_times(1.024, "Is a thousand taken as 1,024, or the reverse?", "2.4 %", 1e-3),
+    *_times(1.024**2, "Is a million taken as 1,024 squared, or the reverse?", "4.9 %", 1e-3),
+    *_times(1.024**3, "Is a GB, 1,000**3 bytes, taken as a GiB, 1,024**3 bytes, or the reverse?", "7.4 %", 1e-3),
     ("The size is right, the sign is not.", lambda given, right: _near(given, -right)),
     ("That is the inverse: divide the other way round.", lambda given, right: _near(given * right, 1)),
     *(
@@ -62,7 +63,6 @@ SLIPS: tuple[tuple[str, Fits], ...] = (
         )
         for told, step in (("many", 1), ("few", -1))
     ),
-    ("That is rounded. Give the number with its decimals.", _is_rounded),
     ("Very near, but not the same. Give all the digits, or look for a small part that is missing.", _near),
 )
 
