@@ -71,7 +71,7 @@ def machine(tmp_path_factory) -> Path:
     repository = folder / "owner" / "course"
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(course.ROOT / "utils", repository / "utils", ignore=ignore)
-    for name in ("pyproject.toml", "README.md", "requirements.lock"):
+    for name in ("deepseek_by_the_numbers.py", "pyproject.toml", "README.md", "requirements.lock"):
         shutil.copy(course.ROOT / name, repository)
     git(repository, "init", "--quiet")
     git(repository, "add", "--all")
@@ -154,8 +154,9 @@ def test_a_notebook_alone_in_colab_runs_to_its_end(machine, monkeypatch):
     settings = course.settings()
     assert f"{settings['repository']}/blob/{settings['tag']}/notebooks/01_architecture_math.ipynb" in text
 
-    # Again, in a new session without any index: nothing to do, nothing to print.
-    again = new_notebook(cells=[new_code_cell(cell_for(machine)), new_code_cell("colab.set_up()")])
+    # Again, in a new session without any index, and with another `utils` in the working folder: nothing to do or say.
+    (machine / "content" / "utils.py").touch()
+    again = new_notebook(cells=[new_code_cell(cell_for(machine)), new_code_cell("from utils import claims")])
     assert execute(machine, again, monkeypatch, PIP_NO_INDEX="1", PIP_CONFIG_FILE=os.devnull) == []
 
 
@@ -165,7 +166,7 @@ def test_a_cell_that_installs_torch_would_be_noticed():
 
 @needs_git
 def test_a_tag_that_is_not_there_ends_in_one_clear_line(machine, monkeypatch):
-    without = "import sys\nsys.modules['utils'] = None  # as if the course were not there"
+    without = "import sys\nsys.modules['deepseek_by_the_numbers'] = None  # as if the course were not there"
     source = course.bootstrap("owner/course", "no-such-tag", host=machine.as_uri())
     notebook = new_notebook(cells=[new_code_cell(without), new_code_cell(source)])
     with pytest.raises(CellExecutionError):
@@ -279,7 +280,7 @@ def test_chapter_00_takes_colabs_torch_as_it_is():
 def faults(cell: str, tag: str) -> list[str]:
     """What is wrong with a set-up cell."""
     lines = cell.splitlines()
-    found = ["too long"] if len(lines) > 15 or max(map(len, lines)) > 120 else []
+    found = ["too long"] if len(lines) > 15 or max(map(len, lines)) > 88 else []
     found += ["the tag is not pinned"] if not re.search(rf"git\+https://github\.com/[^/]+/[^/@]+@{tag}\"", cell) else []
     found += ["names torch"] if re.search(r"\btorch\b", cell) else []
     found += ["dependencies come along"] if "--no-deps" not in cell else []
@@ -295,10 +296,31 @@ def faults(cell: str, tag: str) -> list[str]:
         ("@v1.0", "@main", "the tag is not pinned"),
         ('"--no-deps"', '"torch==2.13.0"', "names torch"),
         ('"--no-deps", ', "", "dependencies come along"),
-        ("colab.set_up()", "colab.set_up()\nprint('Done.')", "prints"),
+        ("course.set_up()", "course.set_up()\nprint('Done.')", "prints"),
         ("import sys", "import sys\n" * 5, "too long"),
     ],
 )
 def test_the_cell_is_short_quiet_and_pinned_and_a_worse_one_is_noticed(old, new, fault):
     cell = course.bootstrap("ada/course", "v1.0").replace(old, new)
     assert faults(cell, "v1.0") == [] if fault is None else fault in faults(cell, "v1.0")
+
+
+@pytest.mark.parametrize("kind", ["package", "module", "folder"])
+@pytest.mark.parametrize("place", ["PYTHONPATH", "working folder", "imported"])
+def test_in_a_checkout_no_other_utils_wins(tmp_path, kind, place):
+    other = tmp_path / {"package": "utils/__init__.py", "module": "utils.py", "folder": "utils/other.py"}[kind]
+    other.parent.mkdir(exist_ok=True)
+    other.touch()
+    first = "import utils\n" if place == "imported" else ""
+    probe = "\nimport sys, utils\nfrom utils import claims\nprint(utils.__file__)\nprint(sys.path)"
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", f"print(__import__('sys').path)\n{first}{course.bootstrap('ada/x', 'v1')}{probe}"],
+        cwd=course.ROOT / "docs" if place == "PYTHONPATH" else tmp_path,
+        env=outside | ({"PYTHONPATH": str(tmp_path)} if place == "PYTHONPATH" else {}),
+        capture_output=True,
+        text=True,
+    )
+    before, found, after = done.stdout.splitlines() or [done.stderr] * 3
+    assert found == str(course.ROOT / "utils" / "__init__.py")
+    assert before == after  # the set-up cell leaves the path of a learner's own modules alone
