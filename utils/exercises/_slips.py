@@ -31,7 +31,10 @@ def _of_counts(fits: Fits) -> Fits:
 
 
 def _is_rounded(given: float, right: float) -> bool:
+    """Whether a real number is rounded to a few decimals; counts beside it are right."""
     ways = ((places, cut) for places in range(7) for cut in ROUNDINGS.values())
+    if isinstance(right, int):
+        return same(given, right)
     return any(math.isclose(given, cut(right * 10**places) / 10**places, abs_tol=1e-12) for places, cut in ways)
 
 

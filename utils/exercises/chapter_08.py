@@ -53,7 +53,10 @@ EXERCISES = (
                 95 * 2 * 8192,
                 "One factor 2 is missing: a layer has two all-reduces, and a BF16 number has 2 bytes.",
             ),
-            Mistake(95 * 2 * 8192 * 4, "In BF16 a number takes 2 bytes, not 4."),
+            Mistake(
+                95 * 2 * 8192 * 4,
+                "Twice too much: a number takes 2 bytes in BF16, and is handed over once, whatever a ring makes of it.",
+            ),
             Mistake((95 * 2 + 1) * 8192 * 2, "The embedding's all-reduce lies outside of the layers."),
             Mistake(
                 95 * 2 * 8192 * 2 * 2 * 3 // 4,
