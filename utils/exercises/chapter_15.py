@@ -115,7 +115,7 @@ EXERCISES = (
             ),
             Mistake(lambda peak, bandwidth: bandwidth / peak, "The other way round: arithmetic grows with the batch."),
         ),
-        probes=((989e12, 3.35e12), (312e12, 1.555e12), (10.5, 2.0), (12.0, 3.0)),
+        probes=((989e12, 3.35e12), (312e12, 1.555e12), (10.5, 2.0), (12.0, 3.0), (15.0, 3.0)),
     ),
 )
 
