@@ -230,7 +230,7 @@ QUIZ = (
             ),
             (
                 "Its size stays, as each expert gets half as much",
-                "That holds for heads, which split one width. Experts are matrices of their own: the formula of"
+                "That holds for the heads of plain attention, which split one width. Experts are matrices of their own: the formula of"
                 " section 4 has E · 3hf for them.",
             ),
         ),

@@ -213,11 +213,11 @@ QUIZ = (
         options=(
             (
                 "Nested, as each size also trains the others",
-                "That helps the smaller sizes. At full width, section 6 finds the plainly trained large model ahead.",
+                "What that buys is one network for all sizes. At full width, section 6 finds the plainly trained model ahead.",
             ),
             (
                 "All steps at full width, without nesting",
-                "Nesting has a price at the top: three of four steps serve the smaller sizes.",
+                "Nesting has a price: three of four steps serve the smaller sizes.",
             ),
             (
                 "All steps at a small width, then widen it",

@@ -161,11 +161,12 @@ QUIZ = (
         right="c",
     ),
     Question(
-        text="Why can a hypernetwork write a LoRA for DeepSeek-V3, but not all of its weights?",
+        text="Why can a naive hypernetwork write a LoRA for DeepSeek-V3, but hardly all of its weights?",
         options=(
             (
                 "The last layer has 65 numbers for each it writes",
-                "From 64 inputs, each output costs 64 weights and a bias. For all of V3 that is 65 times the model.",
+                "From 64 inputs, each output costs 64 weights and a bias: 65 times V3. Heads that layers share cost "
+                "far less.",
             ),
             (
                 "A descriptor is too short for so many weights",
