@@ -230,7 +230,8 @@ QUIZ = (
             ),
             (
                 "Its size stays, as each expert gets half as much",
-                "That holds for the heads of plain attention, which split one width. Experts are matrices of their own: the formula of"
+                "That holds for plain attention's heads, which split one width. Experts are matrices of their own: the "
+                "formula of"
                 " section 4 has E · 3hf for them.",
             ),
         ),

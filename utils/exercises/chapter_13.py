@@ -213,7 +213,7 @@ QUIZ = (
         options=(
             (
                 "Nested, as each size also trains the others",
-                "What that buys is one network for all sizes. At full width, section 6 finds the plainly trained model ahead.",
+                "That buys one network for all sizes. At full width, section 6 finds the plainly trained model ahead.",
             ),
             (
                 "All steps at full width, without nesting",
