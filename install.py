@@ -1,11 +1,12 @@
 """Set up the course in this folder: `python install.py` makes .venv with the versions of requirements.lock.
 
-It needs Python 3.11, 3.12 or 3.13 and the internet, takes about 3 minutes and 1.7 GB, and ends in
-milliseconds when .venv is ready. A set-up that was interrupted starts over. `--quiet` prints nothing when
-there is nothing to do. The file uses the standard library only, and only syntax that an old Python 3 can
-read, so that an old Python gets one clear line.
+It needs Python 3.11, 3.12 or 3.13 and the internet, takes about 3 minutes and 1.7 GB (5.7 GB on Linux, where torch
+brings its CUDA libraries), and ends in milliseconds when .venv is ready. A set-up that was interrupted starts over.
+`--quiet` prints nothing when there is nothing to do. The file uses the standard library only, and only syntax that an
+old Python 3 can read, so that an old Python gets one clear line.
 """
 
+import ast
 import contextlib
 import hashlib
 import importlib.util
@@ -17,13 +18,16 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
-FREE_GB = 6  # .venv (1.7 GB), what pip keeps and unpacks on the way, and the model cache
+# .venv, what pip keeps and unpacks on the way, and the model cache. On Linux torch's CUDA libraries come along.
+VENV_GB, FREE_GB = (5.7, 10) if sys.platform == "linux" else (1.7, 6)
 NO_NETWORK = re.compile(
     "NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|ProxyError|SSLError|IncompleteRead|"
     "Connection refused|Connection reset|Network is unreachable|Temporary failure in name resolution|"
     # Every Python can use these two: where pip finds no version of them, it has no index.
     "satisfies the requirement (pip|setuptools)=="
 )
+# Options of pip that put packages elsewhere than into .venv; pip's variables and its configuration file know them.
+ELSEWHERE = ("user", "target", "prefix", "root")
 FIRST_IMPORT = "import torch, transformers, peft, jupyterlab, utils"
 
 
@@ -147,6 +151,24 @@ def failure(output: str, log: str) -> str:
     return "{} Details: {}".format(reason, os.path.relpath(log, ROOT))
 
 
+def configured(python: str) -> dict:
+    """What pip's configuration files say, as variables that replace them, without what would put packages elsewhere.
+
+    So an index, a proxy or a certificate that is configured there counts, and variables that are set win as ever.
+    """
+    # `pip config` has an option --user itself, which the file would switch on.
+    environment = dict(os.environ, PIP_USER="0", PYTHONIOENCODING="utf-8")
+    listed = subprocess.run([python, "-m", "pip", "config", "list"], env=environment, stdout=subprocess.PIPE)
+    found = {}
+    for section in ("global", "install"):  # the second one counts more
+        pattern = r"^{}\.([\w-]+)=(['\"].*)$".format(section)
+        for option, value in re.findall(pattern, listed.stdout.decode("utf-8"), re.MULTILINE):
+            if option not in ELSEWHERE:
+                found["PIP_" + option.upper().replace("-", "_")] = ast.literal_eval(value.strip())
+    found["PIP_CONFIG_FILE"] = os.devnull
+    return {name: value for name, value in found.items() if name not in os.environ or name == "PIP_CONFIG_FILE"}
+
+
 def run_step(number: int, label: str, command: list, log: str, packages: int = 0) -> None:
     """Run one step with its output in `log`; show its name, its progress on a terminal, and its seconds.
 
@@ -159,8 +181,7 @@ def run_step(number: int, label: str, command: list, log: str, packages: int = 0
     environment = {
         name: value
         for name, value in os.environ.items()
-        # These redirect pip or Python to another place than .venv.
-        if name not in ("PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PYTHONHOME", "PYTHONPATH")
+        if name not in ["PYTHONHOME", "PYTHONPATH"] + ["PIP_" + option.upper() for option in ELSEWHERE]
     }
     environment.update(PIP_DISABLE_PIP_VERSION_CHECK="1", PIP_NO_INPUT="1", PYTHONUNBUFFERED="1")
     lines = []
@@ -201,7 +222,7 @@ def set_up() -> None:
         pass
     shutil.rmtree(os.path.join(ROOT, ".venv"), ignore_errors=True)
     check_disk(shutil.disk_usage(ROOT).free)
-    print("Setting up .venv: about 3 minutes, 1.7 GB. Log: build/install.log", flush=True)
+    print("Setting up .venv: about 3 minutes, {} GB. Log: build/install.log".format(VENV_GB), flush=True)
     # The base Python, because this script may run inside the .venv that it replaces.
     base = getattr(sys, "_base_executable", None) or sys.executable
     python = environment_python()
@@ -209,6 +230,7 @@ def set_up() -> None:
     with open(os.path.join(ROOT, "requirements.lock"), encoding="utf-8") as file:
         packages = sum("==" in line for line in file)
     run_step(1, "virtual environment", [base, "-m", "venv", os.path.join(ROOT, ".venv")], log)
+    os.environ.update(configured(python))
     run_step(2, "pip", [*pip, *pinned("pip", "setuptools")], log)
     run_step(3, "packages", [*pip, "-r", "requirements.lock"], log, packages)
     run_step(4, "the course itself", [*pip, "--no-deps", "--no-build-isolation", "-e", "."], log)
