@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifting import lift
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, DeepseekV3Config
 from transformers.modeling_layers import MtpLayer
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as library
@@ -12,6 +13,7 @@ from transformers.models.deepseek_v3 import modeling_deepseek_v3 as library
 Router, Experts, MiniDeepSeek, MultiTokenPrediction, tiny_config, first_function, random_weights = lift(
     "02", "Router", "Experts", "MiniDeepSeek", "MultiTokenPrediction", "tiny_config", "first_function", "random_weights"
 )
+LatentAttention, speed_up = lift("02", "LatentAttention", "speed_up")
 
 
 @st.composite
@@ -128,3 +130,26 @@ def test_experts_work_on_no_token_that_did_not_choose_them() -> None:
 )
 def test_a_function_ends_where_a_line_stands_further_left(written: str, kept: str) -> None:
     assert first_function(written) == kept
+
+
+@pytest.mark.parametrize("absorbed", [False, True])
+def test_an_old_token_costs_what_the_table_says(absorbed: bool) -> None:
+    c = tiny_config()
+    heads, r, d_r = c.num_attention_heads, c.kv_lora_rank, c.qk_rope_head_dim
+    d_n, d_v = c.qk_nope_head_dim, c.v_head_dim
+    layer, x = LatentAttention(c), torch.randn(1, 1, c.hidden_size)
+
+    def work(old: int) -> int:
+        cache = {"latent": torch.randn(1, old, r), "key_rope": torch.randn(1, old, d_r)}
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            layer(x, cache, absorbed)
+        return counter.get_total_flops()
+
+    expanded = 2 * r * (d_n + d_v) + 2 * (d_n + d_r) + 2 * d_v
+    assert work(11) - work(10) == heads * (2 * (2 * r + d_r) if absorbed else expanded)
+
+
+def test_the_gain_of_a_draft_is_told_for_time() -> None:
+    """Counted in work, checking a draft takes two positions: (1 + a) / (2 + cost) never reaches 1."""
+    assert "time" in speed_up.__doc__
+    assert "work" not in speed_up.__doc__
