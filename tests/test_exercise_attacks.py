@@ -568,6 +568,52 @@ def test_near_answers_that_a_chapter_itself_suggests(capsys: pytest.CaptureFixtu
     )
 
 
+def _score(weights: list, n: int) -> torch.Tensor:
+    rows = torch.arange(n + 1, 2 * n + 1)
+    return torch.tensor(weights)[rows, rows - n + 1].mean()
+
+
+def _rollout(first: list, second: list, q: int) -> torch.Tensor:
+    one = torch.eye(len(first))
+    return ((torch.tensor(second) + one) @ (torch.tensor(first) + one) / 4)[q]
+
+
+def _clipped(gradient: list, max_norm: float) -> torch.Tensor:
+    weight = torch.nn.Parameter(torch.zeros(len(gradient)))
+    weight.grad = torch.tensor(gradient)
+    torch.nn.utils.clip_grad_norm_([weight], max_norm)
+    return weight.grad
+
+
+def _row(scores: list, q: int) -> torch.Tensor:
+    mask = torch.arange(len(scores)) > q
+    return torch.tensor(scores).masked_fill(mask, -torch.inf).softmax(0)
+
+
+WITH_TORCH = {  # in float32, as PyTorch computes unless told otherwise
+    "02.1": lambda numbers: torch.nn.functional.rms_norm(torch.tensor(numbers), (len(numbers),), eps=0),
+    "03.1": _clipped,
+    "03.5": lambda parts: (
+        torch.tensor([a * b for a, b in parts]).sum() / torch.tensor([float(b) for _, b in parts]).sum()
+    ),
+    "04.4": lambda bias, counts, speed: (
+        torch.tensor(bias) + speed * torch.sign(torch.tensor(counts).float().mean() - torch.tensor(counts))
+    ),
+    "05.1": lambda numbers, bits: (torch.tensor(numbers) * ((2 ** (bits - 1) - 1) / max(map(abs, numbers)))).round(),
+    "07.1": lambda lengths: 1 - torch.tensor(lengths).float().mean() / max(lengths),
+    "09.4": lambda W, A, B, alpha: torch.tensor(W) + alpha / len(A) * torch.tensor(B) @ torch.tensor(A),
+    "12.1": _row,
+    "12.4": _score,
+    "12.5": _rollout,
+    "14.3": lambda a, b: torch.tensor(a) @ torch.tensor(b) / len(a),
+}
+
+
+@pytest.mark.parametrize("key", WITH_TORCH)
+def test_right_answers_written_with_torch_are_right(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert is_right(get(key), WITH_TORCH[key], capsys)
+
+
 def test_an_order_is_named() -> None:
     exercise = get("05.4")
     assert "The parts are right, their order is not." in told(exercise, changed(exercise, lambda pair: pair[::-1]))

@@ -231,8 +231,7 @@ QUIZ = (
             (
                 "Its size stays, as each expert gets half as much",
                 "That holds for plain attention's heads, which split one width. Experts are matrices of their own: the "
-                "formula of"
-                " section 4 has E · 3hf for them.",
+                "formula of section 4 has E · 3hf for them.",
             ),
         ),
         right="a",
