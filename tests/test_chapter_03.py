@@ -9,10 +9,13 @@ from hypothesis import strategies as st
 from lifting import lift
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 
+from utils import catalog
+
 OwnAdamW, clip_norm, clip_value = lift("03", "OwnAdamW", "clip_norm", "clip_value")
 constant, warmup_cosine, sgdr, multi_step, v3_schedule = lift(
     "03", "constant", "warmup_cosine", "sgdr", "multi_step", "v3_schedule"
 )
+fact, parts = lift("03", "fact", "parts")
 SHAPES = st.lists(st.lists(st.integers(1, 5), min_size=0, max_size=3), min_size=1, max_size=4)
 SEEDS = st.integers(0, 2**31)
 
@@ -64,6 +67,43 @@ def test_own_clipping_is_torchs(shapes, seed, size, limit):
         assert norm == (None if expected is None else pytest.approx(float(expected), rel=1e-9))
         for a, b in zip(mine, theirs, strict=True):
             torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [math.inf, -math.inf, math.nan])
+def test_own_clipping_meets_infinity_and_nan_as_torchs_does(bad: float):
+    mine, theirs = parameters([[3], [2, 2]], 0), parameters([[3], [2, 2]], 0)
+    torch.manual_seed(0)
+    set_gradients(mine, theirs, 0.01)  # shorter than the limit, but for the bad number
+    mine[0].grad[1] = theirs[0].grad[1] = bad
+    norm, expected = clip_norm(mine, 1.0), clip_grad_norm_(theirs, 1.0)
+    assert norm == pytest.approx(float(expected), nan_ok=True)
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a.grad, b.grad, equal_nan=True)
+    assert not any(p.grad.isfinite().all() for p in mine) or not math.isnan(bad)
+
+
+def test_the_claims_recipe_is_asked_for_part_by_part():
+    assert parts("cosine", 1e-4, 0.05) == [True, True, True]
+    assert parts("steps", 1.1e-4, 0.02) == [False, False, False]
+    assert parts("cosine", 1e-4, None) == [True, True, False]
+
+
+def test_the_facts_that_the_verdict_on_schedules_rests_on_were_read():
+    for model, topic in (("DeepSeek-Coder", "lr/batch"), ("DeepSeek-V4", "schedule"), ("DeepSeek-R1", "distillation")):
+        (found,) = catalog.training_facts(model, topic)
+        assert found.status == "seen_primary"
+    assert fact("DeepSeek-R1", "distillation")["initial"]["Qwen-1.5B"] == 1e-4
+    assert fact("DeepSeek-V4", "schedule")["Pro"]["peak"] == 2.0e-4
+    assert fact("DeepSeek-Coder", "lr/batch")["1.3B"] == [1024, 5.3e-4]
+
+
+def test_one_infinite_number_spoils_a_clipped_step():
+    one_bad_number = lift("03", "one_bad_number")
+    one_bad_number.__globals__["tokens"] = torch.randint(256, (4096,), generator=torch.Generator().manual_seed(0))
+    weights, loss = one_bad_number(1e6)
+    assert weights == 0
+    assert math.isfinite(loss)
+    assert [one_bad_number(bad)[0] for bad in (math.inf, math.nan)] == [1, 129_408]
 
 
 def test_clipping_keeps_the_direction_and_leaves_short_gradients_alone():
