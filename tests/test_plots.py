@@ -86,7 +86,7 @@ def test_the_twin_of_bars_names_each_bar():
     ]
     grouped = {"LoRA": {"time": 1, "memory": 2}, "full": {"time": 3, "memory": 4}}
     expected = ["  “time”: “LoRA” 1; “full” 3", "  “memory”: “LoRA” 2; “full” 4"]
-    for options in ({}, {"stacked": True}, {"upright": True}):
+    for options in ({}, {"stacked": True}, {"standing": True}):
         assert words(lambda axes, options=options: plots.bars(axes, grouped, **options)) == expected
 
 

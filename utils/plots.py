@@ -167,7 +167,7 @@ def bars(
     errors: Mapping[str, tuple[float, float]] | None = None,
     text: str = "{:,.3g}",
     stacked: bool = False,
-    upright: bool = False,
+    standing: bool = False,
     highlight: Iterable[str] = (),
     **options: Any,
 ) -> None:
@@ -179,14 +179,14 @@ def bars(
         errors: label -> (low, high), the ends of its interval.
         text: format of the written values; "" writes none.
         stacked: parts follow each other instead of standing side by side.
-        upright: vertical bars.
+        standing: vertical bars.
         highlight: labels of bars in another colour and hatch.
-        options: see `dress`; its `upright` and `across` are given as `dress(axes, ...)` afterwards.
+        options: see `dress`.
     """
     grouped = isinstance(next(iter(values.values())), Mapping)
     parts = list(next(iter(values.values()))) if grouped else [""]
     places, thick = np.arange(len(values)), 0.8 if stacked or not grouped else 0.8 / len(parts)
-    draw, start = (axes.bar, "bottom") if upright else (axes.barh, "left")
+    draw, start = (axes.bar, "bottom") if standing else (axes.barh, "left")
     begins = np.zeros(len(values))
     for number, part in enumerate(parts):
         lengths = np.array([value[part] if grouped else value for value in values.values()], dtype=float)
@@ -208,15 +208,15 @@ def bars(
         ends = np.array([errors[name] for name in names], dtype=float).T
         at = [list(values).index(name) for name in names]
         mean, half = ends.mean(0), (ends[1] - ends[0]) / 2
-        pair = (at, mean) if upright else (mean, at)
-        axes.errorbar(*pair, **{"yerr" if upright else "xerr": half}, fmt="none", ecolor=PALETTE["black"], capsize=4)
+        pair = (at, mean) if standing else (mean, at)
+        axes.errorbar(*pair, **{"yerr" if standing else "xerr": half}, fmt="none", ecolor=PALETTE["black"], capsize=4)
         axes._course_intervals = {name: errors[name] for name in names}
-    (axes.xaxis if upright else axes.yaxis).set_ticks(places, list(values))
-    if not upright:
+    (axes.xaxis if standing else axes.yaxis).set_ticks(places, list(values))
+    if not standing:
         axes.invert_yaxis()
-    axes.grid(visible=False, axis="x" if upright else "y")
+    axes.grid(visible=False, axis="x" if standing else "y")
     if text and not stacked:
-        axes.margins(**{"y" if upright else "x": 0.15})
+        axes.margins(**{"y" if standing else "x": 0.15})
     dress(axes, **options)
 
 
