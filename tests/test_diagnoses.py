@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -237,6 +238,24 @@ def test_training_stops_when_its_seconds_are_over_and_waits_for_the_caller(token
     monkeypatch.setattr(diagnoses.time, "perf_counter", lambda: next(clock))
     run = diagnoses.training(copy.deepcopy(model), tokenizer, [ASTHMA], seconds=5, size=1)
     assert len(list(run)) == 5
+
+
+@pytest.mark.parametrize("steps", [1, 7, 12, 110])
+def test_the_rate_rises_for_a_tenth_of_any_budget(tokenizer, model, monkeypatch, steps):
+    """So that a short training reaches its rate, too: after eight steps of twelve, little would be left of it."""
+    rates = []
+    step = torch.optim.AdamW.step
+
+    def recorded(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recorded)
+    list(diagnoses.training(copy.deepcopy(model), tokenizer, [ASTHMA], steps=steps, size=1, rate=1.0))
+    peak = int(np.argmax(rates))
+    assert len(rates) == steps and peak <= steps * diagnoses.WARM_UP and rates[peak] > 0.8
+    assert all(a > b for a, b in itertools.pairwise(rates[peak:])) and rates[-1] <= 1 / steps + 1e-9
+    assert all(a < b for a, b in itertools.pairwise(rates[: peak + 1]))
 
 
 @pytest.mark.parametrize("budget", [{}, {"steps": 3, "seconds": 3}, {"steps": 0}, {"seconds": -1}])
