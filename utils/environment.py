@@ -81,13 +81,13 @@ def check_environment(
     checks += [
         Check(
             "free memory",
-            f"{NEEDED_GB_MEMORY} GB",
+            f"at least {NEEDED_GB_MEMORY} GB",
             memory_gb >= NEEDED_GB_MEMORY,
             f"close other programs: {memory_gb:.1f} GB are free",
         ),
         Check(
             "free disk",
-            f"{NEEDED_GB_DISK} GB",
+            f"at least {NEEDED_GB_DISK} GB",
             disk_gb >= NEEDED_GB_DISK,
             f"make room: {disk_gb:.1f} GB are free",
         ),
