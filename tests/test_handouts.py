@@ -339,6 +339,18 @@ def test_a_pdf_appears_at_one_stroke_beside_its_page(small, monkeypatch):
 
 
 @needs_sh
+def test_no_older_pdf_stays_beside_a_page_that_changed(small, monkeypatch, capsys):
+    monkeypatch.setenv("COURSE_BROWSER", program(small, 'echo "%PDF-1.7" > "$pdf"'))
+    assert handouts.make("01", small / "build") == 0
+    page = small / "build" / "handouts" / "blank" / "01_one.html"
+    assert handouts.make("01", small / "build", pdf=False) == 0 and page.with_suffix(".pdf").exists()
+    page.write_text("an older page")
+    monkeypatch.setenv("COURSE_BROWSER", program(small, "exit 3"))
+    assert handouts.make("01", small / "build") == 0 and "PDF files are left out" in capsys.readouterr().out
+    assert not page.with_suffix(".pdf").exists()
+
+
+@needs_sh
 def test_killed_on_the_way_it_leaves_the_old_file_whole(small):
     page, pdf = small / "page.html", small / "page.pdf"
     page.write_text("<p>new")

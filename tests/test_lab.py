@@ -10,6 +10,7 @@ import webbrowser
 from pathlib import Path
 
 import pytest
+from jupyter_client.kernelspec import KernelSpecManager
 from jupyterlab_server.workspaces_handler import WorkspacesManager
 
 from utils import __main__ as cli
@@ -29,6 +30,7 @@ def notebooks(tmp_path: Path) -> Path:
 def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The options of each start of Lab; none really starts."""
     starts: list[list[str]] = []
+    monkeypatch.setenv("JUPYTER_PATH", "")  # which a start changes
     monkeypatch.setattr(lab._Lab, "launch_instance", starts.append)
     return starts
 
@@ -123,6 +125,19 @@ def test_the_options_keep_everybody_else_out(notebooks):
     assert options["ServerApp.root_dir"] == str(notebooks)
     assert options["LabApp.default_url"] == "/lab/tree/00_start_here.ipynb"
     assert (course.NOTEBOOKS / lab.FIRST).is_file()
+
+
+def test_the_chapters_kernel_is_this_python_s_whatever_has_its_name(notebooks, launched, tmp_path, monkeypatch):
+    for name in ("python3", "other"):
+        foreign = tmp_path / "kernels" / name
+        foreign.mkdir(parents=True)
+        (foreign / "kernel.json").write_text('{"argv": ["no-such-python"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    assert KernelSpecManager().get_kernel_spec("python3").argv == ["no-such-python"]
+    assert cli.main(["lab", str(notebooks), "--no-browser"]) == 0
+    found = KernelSpecManager()
+    assert found.get_kernel_spec("python3").argv[1:3] == ["-m", "ipykernel_launcher"]
+    assert found.get_kernel_spec("other").argv == ["no-such-python"]  # what else a learner has is there, too
 
 
 def test_each_start_has_a_new_token(notebooks, launched):

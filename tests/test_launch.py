@@ -42,6 +42,11 @@ def works(number: int) -> dict:
     return {"rank": rank, "seen": seen, "total": total, "threads": torch.get_num_threads()}
 
 
+def speaks_chinese() -> dict:
+    print("第 1 章")
+    return {}
+
+
 def raises() -> dict:
     if distributed.get_rank() == 1:
         raise ValueError("the layer\nis upside down")
@@ -108,6 +113,12 @@ def test_every_rank_answers_in_order(capsys):
     assert all(result["seen"] == {"all": 1 + 4 * FACTOR} and result["threads"] == 1 for result in results)
     assert all(torch.equal(result["total"], torch.tensor([3.0])) for result in results)
     assert capsys.readouterr() == ("[rank 0] working on 17\n[rank 1] working on 17\n", "")
+
+
+def test_a_worker_prints_any_script_whatever_the_encoding_around_it(capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    launch.run(speaks_chinese, 1)
+    assert capsys.readouterr().out == "[rank 0] 第 1 章\n"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 
@@ -207,6 +208,31 @@ leaked = 1"""
     assert [result.failure for result in results] == [None, None]
 
 
+def test_a_kernel_of_another_python_under_the_same_name_is_not_taken(tmp_path, monkeypatch):
+    foreign = tmp_path / "share" / "kernels" / "python3"
+    foreign.mkdir(parents=True)
+    (foreign / "kernel.json").write_text('{"argv": ["no-such-python"], "display_name": "x", "language": "python"}')
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
+    write(tmp_path / "notebooks", "00_x.ipynb", f"import sys\nassert sys.executable == {sys.executable!r}")
+    [result] = runner.run(notebooks=tmp_path / "notebooks", build=tmp_path / "build", console=quiet())
+    assert result.failure is None
+
+
+def test_two_runs_at_once_may_write_into_one_folder(tmp_path):
+    write(tmp_path / "notebooks", "00_x.ipynb", "1")
+    write(tmp_path / "notebooks", "01_y.ipynb", "1")
+
+    def run(number: str) -> str:
+        [result] = runner.run([number], notebooks=tmp_path / "notebooks", build=tmp_path / "build", console=quiet())
+        return result.status
+
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(run, ("00", "01"))) == ["ok", "ok"]
+    [chapter] = json.loads((tmp_path / "build" / "report.json").read_text(encoding="utf-8"))["chapters"]
+    assert chapter["number"] in ("00", "01")
+    assert sorted(path.name for path in (tmp_path / "build" / "handouts").glob("0*")) == ["00_x.html", "01_y.html"]
+
+
 def test_only_runs_the_chosen_chapters_in_the_courses_order(tmp_path):
     for number in ("01", "02", "03"):
         write(tmp_path, f"{number}_x.ipynb", "1")
@@ -264,20 +290,20 @@ def test_run_course_returns_exit_codes_and_prints_table_and_failures(ran, monkey
     results = list(ran[0].values())
     monkeypatch.setenv("COLUMNS", "120")
     monkeypatch.setattr(runner, "run", lambda only, jobs, console: results)
-    assert runner.run_course() == 1
+    assert runner.run_course() == (1, results)
     text = capsys.readouterr().out
     assert "chapter 01: cell failed\n01_bad.ipynb, cell 3 (code cell 2), line 3: f()  # here" in text
     row = next(line for line in text.splitlines() if "The good one" in line)
     assert "C10" in row and f"{results[0].seconds:.1f}" in row and f"{results[0].peak_mb:.0f}" in row
     monkeypatch.setattr(runner, "run", lambda only, jobs, console: [results[0], results[5]])
-    assert runner.run_course("00,05") == 0
+    assert runner.run_course("00,05") == (0, [results[0], results[5]])
 
     def interrupted(only, jobs, console):
         assert only == ["00", "05"]
         raise KeyboardInterrupt
 
     monkeypatch.setattr(runner, "run", interrupted)
-    assert runner.run_course("00,05") == 130
+    assert runner.run_course("00,05") == (130, [])
 
 
 def test_ctrl_c_ends_kernels_and_their_children_and_leaves_nothing_half_written(tmp_path):

@@ -132,6 +132,11 @@ def test_the_parts_hold_every_chapter_once_in_order():
     assert numbers == [chapter.number for chapter in course.chapters()]
 
 
+def test_one_deck_is_one(tmp_path, capsys):
+    slides.make("2", tmp_path)
+    assert capsys.readouterr().out.startswith(f"1 deck is in {tmp_path / 'slides'}. ")
+
+
 @pytest.mark.parametrize("only", ["6", "0,1", "x", ","])
 def test_an_unknown_part_is_one_clear_line(only, capsys):
     assert cli.main(["slides", "--only", only]) == 2

@@ -26,6 +26,16 @@ def test_a_timetable_adds_up_and_shares_out_the_time_to_talk():
     ]
 
 
+def test_a_chapter_may_stand_on_an_agenda_twice():
+    once = workshop.timetable(Day(60, (Session("02", 0),)), CHAPTERS).splitlines()
+    twice = workshop.timetable(Day(60, (Session("02", 0), Session("02", 0))), CHAPTERS).splitlines()
+    assert once[-1] == twice[-1] == "| 1:00 | End | | | |"
+    assert twice[2:4] == [
+        "| 0:00 | 02 · Two | 10 min | at home | 20 min |",
+        "| 0:30 | 02 · Two | 10 min | at home | 20 min |",
+    ]
+
+
 def test_an_agenda_that_is_too_long_says_by_how_much():
     with pytest.raises(ValueError, match="the agenda takes 46 minutes, the day has 45"):
         workshop.timetable(Day(45, (Session("01", 1), Pause(5), Session("02", 0))), CHAPTERS)

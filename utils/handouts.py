@@ -301,6 +301,12 @@ def _css_text(text: str) -> str:
     return re.sub(r'[\\"<>\n]', lambda match: f"\\{ord(match[0]):x} ", text)
 
 
+def _write(path: Path, page: str) -> None:
+    """Write a page; where it changes, the PDF that shows what it was goes."""
+    if files.write(path, page):
+        path.with_suffix(".pdf").unlink(missing_ok=True)
+
+
 def write_handout(notebook: NotebookNode, title: str, folder: Path, path: Path, variant: str = "blank") -> None:
     """Write a notebook with its outputs as one HTML file.
 
@@ -313,7 +319,7 @@ def write_handout(notebook: NotebookNode, title: str, folder: Path, path: Path, 
     """
     chapter = Chapter(notebook, path.name[:2], folder)
     body = chapter.html(variant, title)
-    files.write(path, _page(title, chapter.contents, body))
+    _write(path, _page(title, chapter.contents, body))
 
 
 def write_book(notebooks: Sequence[Path], path: Path, variant: str) -> None:
@@ -329,7 +335,7 @@ def write_book(notebooks: Sequence[Path], path: Path, variant: str) -> None:
         styles.append(f'@page {name} {{ @top-left {{ content: "{_css_text(title)}"; }} }}')
     kind = "with room for your answers" if variant == "blank" else "with all solutions"
     front = f'<h1 id="top">{TITLE}</h1>\n<p>All chapters, {kind}.</p>'
-    files.write(path, _page(TITLE, contents, "\n".join([front, *bodies]), "\n".join(styles)))
+    _write(path, _page(TITLE, contents, "\n".join([front, *bodies]), "\n".join(styles)))
 
 
 def glossary(depth: int = 1) -> Chapter:
@@ -361,7 +367,7 @@ def make(only: str | None = None, build: Path = course.ROOT / "build", *, pdf: b
 
     Raises:
         ChapterError: no such chapter.
-        OSError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     chapters, pages = select(only), []
     for variant in VARIANTS:

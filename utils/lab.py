@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import signal
+import sys
 import webbrowser
 from pathlib import Path
 
@@ -116,6 +117,9 @@ def run(notebooks: Path | None = None, port: int | None = None, browser: bool = 
     except webbrowser.Error:
         opens = False
         print("No web browser is found on this machine. ", end="")
+    # The chapters ask for the kernel "python3": this Python's own comes before another of that name.
+    places = [str(Path(sys.prefix, "share", "jupyter")), *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(places)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)  # it tells of every page that is closed in mid-sentence
     _Lab.launch_instance(options(notebooks, own, chosen, secrets.token_hex(24), opens))
     return 0

@@ -195,6 +195,7 @@ def _environment(processes: int, folder: Path, timeout: float) -> dict[str, str]
     loopback = next((name for name, found in addresses if any(a.address == "127.0.0.1" for a in found)), None)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    ours |= {"PYTHONIOENCODING": "utf-8"}  # as `_text` reads what they print
     ours |= {"LAUNCH_FOLDER": str(folder), "LAUNCH_TIMEOUT": str(timeout)}
     ours |= {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
     ours |= {"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.device_count() < processes else {}

@@ -6,7 +6,6 @@ appear one step later, so that a room can predict first. reveal.js stands beside
 """
 
 import re
-import shutil
 from collections.abc import Iterator
 from html import escape
 from importlib import resources
@@ -171,7 +170,7 @@ def make(only: str | None = None, build: Path = course.ROOT / "build") -> int:
 
     Raises:
         ChapterError: no such part.
-        OSError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     parts = {str(number): (number, name) for number, name in enumerate(course.PARTS, 1)}
     wanted = course.choose(only.split(",") if only else None, parts, "part")
@@ -181,6 +180,8 @@ def make(only: str | None = None, build: Path = course.ROOT / "build") -> int:
         path = folder / f"{number}_{re.sub(r'[^a-z]+', '_', name.lower())}.html"
         write_deck(number, name, [known[chapter] for chapter in course.PARTS[name]], path)
     with resources.as_file(resources.files("utils").joinpath("data", "reveal")) as reveal:
-        shutil.copytree(reveal, folder / "reveal", dirs_exist_ok=True)
-    print(f"{len(wanted)} decks are in {folder}. Open one in a browser; add ?print-pdf to its address to print it.")
+        for file in filter(Path.is_file, reveal.rglob("*")):
+            files.write(folder / "reveal" / file.relative_to(reveal), file.read_bytes())
+    count = f"{len(wanted)} decks are" if len(wanted) > 1 else "1 deck is"
+    print(f"{count} in {folder}. Open one in a browser; add ?print-pdf to its address to print it.")
     return 0

@@ -74,21 +74,20 @@ def timetable(day: Day, chapters: Sequence["Chapter"]) -> str:
         AgendaError: the agenda takes longer than the day.
     """
     known = {chapter.number: chapter for chapter in chapters}
-    work = {session: _work(session, known[session.chapter]) for session in day.agenda if isinstance(session, Session)}
+    work = [_work(item, known[item.chapter]) if isinstance(item, Session) else (0, 0) for item in day.agenda]
     pauses = sum(pause.minutes for pause in day.agenda if isinstance(pause, Pause))
-    busy = sum(map(sum, work.values()))
+    busy = sum(map(sum, work))
     talk = day.minutes - pauses - busy
     if talk < 0:
         raise AgendaError(f"the agenda takes {busy + pauses} minutes, the day has {day.minutes}")
     rows = ["| from | what | read and run | exercises | talk |", "| --- | --- | --- | --- | --- |"]
     clock = done = shared = 0
-    for item in day.agenda:
+    for item, (read, practise) in zip(day.agenda, work, strict=True):
         start = f"{clock // 60}:{clock % 60:02}"
         if isinstance(item, Pause):
             rows.append(f"| {start} | {item.name}, {item.minutes} min | | | |")
             clock += item.minutes
             continue
-        read, practise = work[item]
         done += read + practise
         share = talk * done // busy - shared
         shared += share
