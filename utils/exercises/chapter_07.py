@@ -55,7 +55,7 @@ EXERCISES = (
         "            batches, rows = batches + 1, 0\n"
         "        rows += 1\n"
         "    return batches\n\n\nanswer = pack",
-        after="Many rows where texts are short, few where they are long: nobody had to fix a batch size.",
+        after="Many rows of short texts, few of long ones: nobody had to fix a batch size, only a budget.",
         mistakes=(
             Mistake(
                 lambda lengths, budget: _batches(lengths, budget, lambda batch, limit: sum(batch) <= limit),
