@@ -99,10 +99,10 @@ def dress(
     legend: str = "best",
 ) -> None:
     """Give axes their title, labels, scales, ticks, reference lines and legend; see the module for the options."""
-    for name, place in (across or {}).items():
-        axes.axhline(place, color=PALETTE["grey"], linestyle="--", linewidth=1.2, label=name, zorder=1)
-    for name, place in (upright or {}).items():
-        axes.axvline(place, color=PALETTE["grey"], linestyle="--", linewidth=1.2, label=name, zorder=1)
+    references = [(axes.axhline, *item) for item in (across or {}).items()]
+    references += [(axes.axvline, *item) for item in (upright or {}).items()]
+    for number, (draw, name, place) in enumerate(references):
+        draw(place, color=PALETTE["grey"], linestyle=("--", ":", "-.")[number % 3], linewidth=1.5, label=name, zorder=1)
     axes.set(**{key: text for key, text in (("title", title), ("xlabel", x), ("ylabel", y)) if text})
     for name, axis, ticks in (("x", axes.xaxis, xticks), ("y", axes.yaxis, yticks)):
         if name in log:
@@ -212,6 +212,7 @@ def bars(
         axes.errorbar(*pair, **{"yerr" if standing else "xerr": half}, fmt="none", ecolor=PALETTE["black"], capsize=4)
         axes._course_intervals = {name: errors[name] for name in names}
     (axes.xaxis if standing else axes.yaxis).set_ticks(places, list(values))
+    axes._course_bars = list(values)  # shared or thinned ticks do not change what the bars are called
     if not standing:
         axes.invert_yaxis()
     axes.grid(visible=False, axis="x" if standing else "y")
@@ -410,6 +411,7 @@ def _bars_in_words(axes: Axes) -> list[str]:
         flat = group.orientation == "horizontal"
         axis = axes.yaxis if flat else axes.xaxis
         ticks = dict(zip(np.round(axis.get_ticklocs(), 6), (t.get_text() for t in axis.get_ticklabels()), strict=False))
+        ticks = dict(enumerate(getattr(axes, "_course_bars", []))) or ticks
         words = []
         for bar in group.patches:
             middle = bar.get_y() + bar.get_height() / 2 if flat else bar.get_x() + bar.get_width() / 2
