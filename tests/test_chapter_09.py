@@ -27,9 +27,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig
     peft_on,
     attention_layers,
     blueprint,
+    first_step,
+    relative,
+    share_of,
 ) = lift(
     "09", "LoRALinear", "add_lora", "lora_layers", "merge", "save_adapter", "load_adapter", "fingerprint",
     "scale_and_size", "trainable", "peft_on", "attention_layers", "blueprint",
+    "first_step", "relative", "share_of",
 )  # fmt: skip
 TARGETS = ["q_proj", "v_proj", "down_proj"]
 pytestmark = pytest.mark.filterwarnings("ignore")  # peft and transformers speak about each other's old names
@@ -202,6 +206,38 @@ def test_the_scale_is_alpha_over_r(r, rslora):
     scale, size = scale_and_size(r, 32, rslora)
     assert scale == pytest.approx(32 / math.sqrt(r) if rslora else 32 / r)
     assert size == pytest.approx(scale * math.sqrt(r) * 0.01 * math.sqrt(576 / 3), rel=0.05)  # independent entries
+
+
+def test_the_first_step_does_not_see_the_rank_at_a_fixed_alpha():
+    """LoRA's section 4.1. With alpha = 2 r it grows with the rank, with rsLoRA with its root."""
+    low, high = first_step(4, 32 / 4), first_step(64, 32 / 64)
+    assert low == pytest.approx(high, rel=0.15)
+    assert first_step(64, 2.0) / first_step(4, 2.0) == pytest.approx(16, rel=0.2)
+    assert first_step(64, 4.0) / first_step(4, 16.0) == pytest.approx(4, rel=0.2)
+    assert first_step(16, 4.0) / first_step(16, 2.0) == pytest.approx(2, rel=0.02)
+
+
+def test_the_relatives_start_as_lora_says_and_differ_as_they_say():
+    torch.manual_seed(0)
+    weight = torch.randn(48, 64)
+    lora, dora, pissa = (relative(weight, **o) for o in ({}, {"use_dora": True}, {"init_lora_weights": "pissa"}))
+    assert lora["trained"] == pissa["trained"] == 16 * (48 + 64) and dora["trained"] == lora["trained"] + 48
+    assert all(found["as before"] for found in (lora, dora, pissa))
+    assert [found["A has a gradient"] for found in (lora, dora, pissa)] == [False, False, True]
+    values = torch.linalg.svdvals(weight) ** 2
+    assert pissa["part of W in BA"] == pytest.approx(float(values[:16].sum() / values.sum()), rel=1e-3)
+    assert lora["part of W in BA"] == dora["part of W in BA"] == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "rank", "within"), [("deepseek-llm-7b-base", 16, False), ("deepseek-llm-7b-base", 64, True)]
+)
+def test_every_layer_at_a_high_rank_reaches_the_claimed_share(name, rank, within):
+    """Dettmers et al. 2023 train rank 64 on every layer."""
+    every = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    share = share_of(blueprint(name), every, rank)
+    sums = 4 * 2 * 4096 + 3 * (4096 + 11008)
+    assert share == pytest.approx(rank * 30 * sums / 6_910_365_696) and (share >= 0.01) == within
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """What chapter 10 builds in its cells: what is frozen, what it saves, and the counts at DeepSeek scale."""
 
+import numpy as np
 import pytest
 import torch
 from lifting import lift
@@ -7,17 +8,19 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from utils import architecture, catalog
+from utils import architecture, catalog, models
+from utils.diagnoses import Diagnosis
 
 top_layers, head_only, trained_parameters = lift("10", "top_layers", "head_only", "trained_parameters")
 work_ratio, optimizer_bytes = lift("10", "work_ratio", "optimizer_bytes")
-top_of, lora_on_attention = lift("10", "top_of", "lora_on_attention")
+top_of, lora_on_attention, attention_of = lift("10", "top_of", "lora_on_attention", "attention_of")
+paired_gain, Remembered, shortened = lift("10", "paired_gain", "Remembered", "shortened")
 
 
-def tiny(tied: bool = True) -> nn.Module:
+def tiny(tied: bool = True, layers: int = 5) -> nn.Module:
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=50, hidden_size=16, num_hidden_layers=5, intermediate_size=24, num_attention_heads=2,
+        vocab_size=50, hidden_size=16, num_hidden_layers=layers, intermediate_size=24, num_attention_heads=2,
         num_key_value_heads=2, tie_word_embeddings=tied,
     )  # fmt: skip
     return AutoModelForCausalLM.from_config(config)
@@ -37,6 +40,12 @@ def test_the_top_layers_and_the_norm_move_and_nothing_else(k: int):
     torch.optim.SGD(trained_parameters(model), lr=1.0).step()
     moved = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == names
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+def test_attention_alone_leaves_the_feed_forward_layers(k: int):
+    names = {name for name, p in top_layers(tiny(), k, attention_only=True).named_parameters() if p.requires_grad}
+    assert len(names) == 4 * k + 1 and all("self_attn" in name or name == "model.norm.weight" for name in names)
 
 
 @pytest.mark.parametrize("k", [0, -1, 6, 100])
@@ -76,6 +85,8 @@ def test_the_top_of_v3_is_what_the_library_builds(k: int):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
     assert top_of(config, k) == sum(p.numel() for layer in model.model.layers[-k:] for p in layer.parameters())
+    attention = [layer.self_attn for layer in model.model.layers[-k:]]
+    assert attention_of(config, k) == sum(p.numel() for layer in attention for p in layer.parameters())
 
 
 def test_lora_on_v3s_attention_is_what_peft_adds():
@@ -89,3 +100,49 @@ def test_lora_on_v3s_attention_is_what_peft_adds():
     whole = catalog.get("DeepSeek-V3").config
     assert lora_on_attention(whole, 16) == lora_on_attention(config, 16) // 2 * whole["num_hidden_layers"]
     assert architecture.count_parameters(whole).total > 1000 * lora_on_attention(whole, 16)
+
+
+def test_the_memory_of_the_lower_layers_changes_neither_loss_nor_gradients(monkeypatch):
+    monkeypatch.setattr(models, "load_language_model", lambda: tiny(layers=8))
+    ids, other = torch.randint(0, 50, (3, 7)), torch.randint(0, 50, (3, 7))
+    whole = top_layers(tiny(layers=8), 3)
+    remembered = Remembered()
+    short = shortened(top_layers(tiny(layers=8), 3), remembered)
+    assert len(short.model.layers) == 5
+    for batch in (ids, other, ids):  # the third time from memory
+        losses = [model(input_ids=batch, labels=batch, use_cache=False).loss for model in (whole, short)]
+        torch.testing.assert_close(*losses)
+        for loss in losses:
+            loss.backward()
+    assert len(remembered.known) == 2
+    assert not any(p.requires_grad for p in remembered.parameters())
+    for a, b in zip(whole.model.layers[-3:].parameters(), short.model.layers[-3:].parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad)
+
+
+ROWS = [Diagnosis(f"A{family:02d}.{k}", "x", chapter) for chapter in (1, 2) for family in range(50) for k in range(3)]
+
+
+def test_the_paired_interval_is_that_of_the_difference():
+    """Against the textbook error of a mean of 50 families a chapter, all members of a family alike."""
+    right = np.array([[int(row.code[1:3]) % 2 == 0 for row in ROWS]] * 3)
+    gain, low, high = paired_gain(ROWS, right, np.zeros((1, len(ROWS)), bool), draws=4000)
+    wanted = 1.96 * np.sqrt(0.25 / 100)
+    assert gain == 0.5
+    assert high - gain == pytest.approx(wanted, rel=0.1) and gain - low == pytest.approx(wanted, rel=0.1)
+
+
+def test_pairs_see_a_small_gain_that_two_intervals_hide():
+    """Alike but for every tenth family: the difference is certain, though each accuracy is not."""
+    first = np.array([[int(row.code[1:3]) % 10 < 5 for row in ROWS]] * 3)
+    second = np.array([[int(row.code[1:3]) % 10 < 4 for row in ROWS]] * 3)
+    gain, low, high = paired_gain(ROWS, first, second)
+    assert gain == pytest.approx(0.1) and 0 < low < gain < high
+    assert paired_gain(ROWS, second, first)[0] == pytest.approx(-0.1)
+    assert paired_gain(ROWS, first, first) == (0, 0, 0)
+
+
+def test_seeds_that_disagree_widen_the_interval():
+    always, never = np.ones(len(ROWS), bool), np.zeros(len(ROWS), bool)
+    gain, low, high = paired_gain(ROWS, np.array([always, never, never]), np.array([never, never, always]))
+    assert gain == pytest.approx(0) and low < -0.9 and high > 0.9

@@ -223,7 +223,7 @@ QUIZ = (
         right="b",
     ),
     Question(
-        text="LoRA trains about 0.01 % of DeepSeek-V3. Why does its training still need more than a terabyte?",
+        text="LoRA trains about 0.01 % of DeepSeek-V3. Why does its training in BF16 need more than a terabyte?",
         options=(
             (
                 "The adapter grows with each training step",

@@ -202,8 +202,8 @@ QUIZ = (
         options=(
             (
                 "A step of full training costs far more time",
-                "In the time of its 50 steps, the top layers could have taken many more. Section 4 gives "
-                "everybody the same time.",
+                "For the work of its 50 steps, the top layers could have taken many more. Section 4 gives "
+                "everybody the same work.",
             ),
             (
                 "Full training has used the larger data set",
