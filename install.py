@@ -18,8 +18,9 @@ import sys
 import time
 
 ROOT = os.path.dirname(os.path.abspath(__file__))
-# .venv, what pip keeps and unpacks on the way, and the model cache. On Linux torch's CUDA libraries come along.
-VENV_GB, FREE_GB = (5.7, 10) if sys.platform == "linux" else (1.7, 6)
+# On Linux, torch brings its CUDA libraries, unless pip is given PyTorch's index of builds for CPUs.
+CUDA = sys.platform == "linux" and "whl/cpu" not in os.environ.get("PIP_EXTRA_INDEX_URL", "")
+VENV_GB, FREE_GB = (5.7, 10) if CUDA else (1.7, 6)  # free: also what pip unpacks on the way, and the model cache
 NO_NETWORK = re.compile(
     "NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|ProxyError|SSLError|IncompleteRead|"
     "Connection refused|Connection reset|Network is unreachable|Temporary failure in name resolution|"

@@ -3,11 +3,12 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from utils import __main__ as cli
-from utils import architecture, catalog
+from utils import architecture, catalog, course, runner
 
 
 def test_params_prints_the_exact_numbers(capsys):
@@ -25,9 +26,11 @@ def test_params_as_json_agrees_with_the_calculator(capsys):
     assert architecture.kv_cache_bytes(config, 100, batch=3) in summary.values()
 
 
-def test_list_names_every_model(capsys):
+def test_list_names_every_model_that_can_be_counted_and_no_other(capsys):
     assert cli.main(["params", "list"]) == 0
-    assert capsys.readouterr().out.split() == [model.name for model in catalog.models()]
+    listed = capsys.readouterr().out.split()
+    assert listed == [model.name for model in catalog.models() if model.exact_total]
+    assert [model.name for model in catalog.models() if model.name not in listed] == ["DeepSeek-V4.1-Flash"]
 
 
 @pytest.mark.parametrize("model", [m.name for m in catalog.models() if m.exact_total])
@@ -43,6 +46,7 @@ def test_params_of_every_counted_model(model, capsys):
         (["params", "DeepSeek-V3", "--dtype", "int3"], "int3"),
         (["params", "DeepSeek-V3", "--context", "-5"], "-5"),
         (["params", "DeepSeek-V4.1-Flash"], "deepseek_v41"),
+        (["plan", "DeepSeek-V4.1-Flash"], "deepseek_v41"),
         (["save", "77"], "no chapter '77'"),
         (["publish", "nonsense"], "owner/name"),
         (["publish", "--", ""], "owner/name"),
@@ -74,6 +78,16 @@ def test_every_error_class_of_the_course_has_the_common_base():
     classes = dict(re.findall(r"^class (\w+)\((.*(?:Error|Exception)\b.*)\):", text, re.MULTILINE))
     without = [name for name, bases in classes.items() if not bases.startswith("CourseError")]
     assert len(classes) > 15 and sorted(without) == ["CourseError", "NotYet"]
+
+
+def test_a_run_records_its_own_chapters_not_those_of_a_report_that_another_run_wrote(monkeypatch):
+    recorded = []
+    own = SimpleNamespace(record=lambda: {"number": "05", "status": "ok"})
+    monkeypatch.setattr(runner, "run_course", lambda only, jobs: (0, [own]))
+    monkeypatch.setattr(course, "record", recorded.extend)
+    monkeypatch.setattr(course, "refresh", list)
+    assert cli.main(["run", "--record"]) == 0
+    assert recorded == [{"number": "05", "status": "ok"}]
 
 
 def test_an_unknown_command_names_the_known_ones(capsys):

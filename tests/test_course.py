@@ -1,9 +1,13 @@
 """The generated parts: map, badge, facts line, next link, recorded measurements, repository address."""
 
+import pkgutil
+import re
+
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+import utils
 from utils import course
 
 FIRST = "# {n} · Title {n}\n\n**The question:** Why {n}?\n\n<!-- badge -->\nold\n<!-- /badge -->"
@@ -11,6 +15,11 @@ PICTURE = "iVBORw0KGgo="
 PARTS = ("map", "verdicts", "colab")
 MALFORMED = ["", "ada", "ada/", "/x", "a/b/c", "a b/c", "ada/na me", "ada/x.git", "ada/..", "-a/x", "ada/x\n", 'ada/x"']
 MALFORMED += ["https://github.com/ada/x", "git@github.com:ada/x"]
+
+
+def test_the_package_s_map_names_every_module():
+    named = re.findall(r"`(\w+)`", " ".join(line for line in utils.__doc__.splitlines() if line.startswith("- ")))
+    assert sorted(named) == sorted(info.name for info in pkgutil.iter_modules(utils.__path__) if info.name[0] != "_")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from io import StringIO
 from pathlib import Path
 
@@ -216,21 +215,6 @@ def test_a_kernel_of_another_python_under_the_same_name_is_not_taken(tmp_path, m
     write(tmp_path / "notebooks", "00_x.ipynb", f"import sys\nassert sys.executable == {sys.executable!r}")
     [result] = runner.run(notebooks=tmp_path / "notebooks", build=tmp_path / "build", console=quiet())
     assert result.failure is None
-
-
-def test_two_runs_at_once_may_write_into_one_folder(tmp_path):
-    write(tmp_path / "notebooks", "00_x.ipynb", "1")
-    write(tmp_path / "notebooks", "01_y.ipynb", "1")
-
-    def run(number: str) -> str:
-        [result] = runner.run([number], notebooks=tmp_path / "notebooks", build=tmp_path / "build", console=quiet())
-        return result.status
-
-    with ThreadPoolExecutor() as pool:
-        assert list(pool.map(run, ("00", "01"))) == ["ok", "ok"]
-    [chapter] = json.loads((tmp_path / "build" / "report.json").read_text(encoding="utf-8"))["chapters"]
-    assert chapter["number"] in ("00", "01")
-    assert sorted(path.name for path in (tmp_path / "build" / "handouts").glob("0*")) == ["00_x.html", "01_y.html"]
 
 
 def test_only_runs_the_chosen_chapters_in_the_courses_order(tmp_path):

@@ -1,25 +1,32 @@
 """DeepSeek by the Numbers: the helper package of the course.
 
-One module per idea:
+One module per idea. What chapters use:
 
-- `architecture`  closed-form parameter counts, KV-cache bytes, FLOPs
+- `architecture`, `shapes`  closed-form parameter counts, KV-cache bytes, FLOPs; configurations read for them
 - `catalog`       the real DeepSeek models and their documented facts
 - `models`        the real language model and the tokenizers, cached for offline use
 - `claims`        the ledger of 33 claims and the verdict cards
 - `exercises`     check, hint and solution; a quiz for each chapter; progress
 - `learner`       what is solved, kept on this machine
+- `environment`   whether this machine is ready
 - `measure`       paired timing, peak memory, size on disk, perplexity
 - `corpus`, `pretrain`  the text of Python's standard library, and the mini DeepSeek trained on it
 - `diagnoses`     a medical task, split without leaks
 - `launch`        functions of a notebook in several processes
 - `planner`       plans of a deployment
 - `bars`          a bar that leaves no trace
-- `bench`         side-by-side ratios, one topic a module
 - `plots`         one figure style, alt text, text twins
-- `course`        the chapters, the bootstrap cell, the generated parts of the README
 - `colab`         installs what is missing where the course is not checked out
-- `files`         files that are written at one stroke
+
+What makes the course of them:
+
+- `course`        the chapters, the set-up cell, the generated parts of notebooks and README
+- `languages`, `translate`  Chinese beside English; a chapter in another language
 - `runner`, `report`  run the notebooks, write handouts and the report
+- `lab`           JupyterLab, at chapter 00
+- `handouts`, `slides`, `workshop`  pages to print, decks, timetables
+- `bench`         side-by-side ratios, one topic a module
+- `files`, `errors`  files that are written at one stroke; what the course foresees
 
 `python -m utils --help` lists what the shell can do.
 """
