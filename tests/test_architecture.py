@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DeepseekV2Config
 from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 
@@ -459,6 +459,40 @@ def test_other_spellings_and_unknown_keys_of_a_dict():
     assert count_parameters(with_mtp).mtp == 2 * count_parameters({**v3, "num_nextn_predict_layers": 1}).mtp > 0
 
 
+@pytest.mark.parametrize("family", ["deepseek_v3", "deepseek_v4"])
+def test_a_file_that_names_no_layer_for_multi_token_prediction_has_none(family):
+    config = {key: value for key, value in SMALL[family].items() if key != "num_nextn_predict_layers"}
+    assert count_parameters(config).mtp == 0 < count_parameters({**config, "num_nextn_predict_layers": 1}).mtp
+
+
+@pytest.mark.parametrize("family", ["deepseek_v2", "deepseek_v3", "deepseek_v32"])
+def test_more_dense_layers_than_there_are_leave_no_mixture(family):
+    config = {**SMALL[family], "first_k_dense_replace": SMALL[family]["num_hidden_layers"] + 1}
+    assert_same_parameters(count_parameters(config), on_meta(config))
+    assert count_parameters(config).routed_experts == 0
+
+
+def test_two_layers_of_v3_are_dense():
+    v3 = PUBLISHED["DeepSeek-V3"]["config"]
+    assert count_parameters({**v3, "num_hidden_layers": 2, "first_k_dense_replace": 3}).total == 3_020_332_032
+
+
+def test_v2_s_default_configuration_is_counted_but_for_what_one_token_uses():
+    config = DeepseekV2Config()  # it leaves num_experts_per_tok open
+    with torch.device("meta"):
+        assert_same_parameters(count_parameters(config), AutoModelForCausalLM.from_config(config))
+    assert count_parameters(config.to_dict()) == count_parameters(config)
+    for needs_it in (lambda: count_parameters(config).activated(), lambda: flops_per_token(config, 1)):
+        with pytest.raises(shapes.ConfigError, match=r"^num_experts_per_tok = None: what one token uses"):
+            needs_it()
+
+
+def test_short_names_of_number_formats_are_understood():
+    config = SMALL["llama"]
+    for short, name in (("bf16", "bfloat16"), ("fp8", "float8"), ("fp32", "float32")):
+        assert weight_bytes(config, short) == weight_bytes(config, name)
+
+
 # -------------------------------------------------------------------------------- bytes of weights and cache
 
 
@@ -672,6 +706,7 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
         if (family, name) not in {
             ("qwen2", "num_key_value_heads"),
             ("deepseek_v2", "q_lora_rank"),
+            ("deepseek_v2", "num_experts_per_tok"),
             ("deepseek_v3", "q_lora_rank"),
         }:
             with pytest.raises(ValueError, match=rf"{name}\b.*None"):
@@ -711,11 +746,6 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
         ("deepseek", {"attention_bias": 1}, "attention_bias = 1: must be true or false"),
         (
             "deepseek",
-            {"first_k_dense_replace": 4},
-            "first_k_dense_replace = 4: must be at most num_hidden_layers = 3",
-        ),
-        (
-            "deepseek",
             {"num_experts_per_tok": 9},
             "num_experts_per_tok = 9: must be at most n_routed_experts = 8",
         ),
@@ -740,11 +770,6 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
             {"num_experts_per_tok": 9},
             "num_experts_per_tok = 9: must be at most n_routed_experts = 8",
         ),
-        (
-            "deepseek_v3",
-            {"first_k_dense_replace": 4},
-            "first_k_dense_replace = 4: must be at most num_hidden_layers = 3",
-        ),
         ("deepseek_v3", {"qk_rope_head_dim": 3}, "qk_rope_head_dim = 3: must be positive and even"),
         (
             "deepseek_v3",
@@ -757,11 +782,6 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
             "num_nextn_predict_layers = -1: must be an integer of at least 0",
         ),
         ("deepseek_v32", {"index_head_dim": 2}, "index_head_dim = 2: must be at least qk_rope_head_dim = 4"),
-        (
-            "deepseek_v32",
-            {"first_k_dense_replace": 4},
-            "first_k_dense_replace = 4: must be at most num_hidden_layers = 3",
-        ),
         (
             "deepseek_v32",
             {"mlp_layer_types": ["dense", "x", "sparse"]},

@@ -233,6 +233,13 @@ def test_training_lowers_the_loss_and_touches_only_what_is_trainable(tokenizer, 
     assert not learner.training
 
 
+def test_a_training_that_the_caller_stops_leaves_the_model_ready_to_use(tokenizer, model):
+    learner = copy.deepcopy(model)
+    run = diagnoses.training(learner, tokenizer, [ASTHMA], steps=5)
+    next(run)
+    assert not learner.training
+
+
 def test_training_stops_when_its_seconds_are_over_and_waits_for_the_caller(tokenizer, model, monkeypatch):
     clock = iter(range(1000))  # each look at the clock is one second later, so a step takes one second
     monkeypatch.setattr(diagnoses.time, "perf_counter", lambda: next(clock))

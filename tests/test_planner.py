@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CONFIG_MAPPING
 
 from utils import __main__ as cli
 from utils import architecture, catalog, planner
@@ -54,6 +55,17 @@ def test_the_bounds_are_those_computed_by_hand():
     assert made.tokens_per_second == pytest.approx(1 / made.step_seconds)
 
 
+@pytest.mark.parametrize("name", ["DeepSeek-V3", "DeepSeek-V2-Lite", "DeepSeek-R1-Distill-Qwen-7B"])
+def test_a_configuration_of_transformers_plans_as_its_file_does(name):
+    published = catalog.get(name).config
+    loaded = CONFIG_MAPPING[published["model_type"]].from_dict(published)
+    assert plan(loaded, "8xH200", "float8", 4096, 8) == plan(published, "8xH200", "fp8", 4096, 8)
+
+
+def test_short_names_of_formats_are_understood():
+    assert plan("DeepSeek-V2", "8xH100", "bf16") == plan("DeepSeek-V2", "8xH100", "bfloat16")
+
+
 def test_more_cards_are_never_slower_and_never_hold_more():
     plans = [plan("DeepSeek-V2", f"{cards}xH100", context=8192, batch=16) for cards in (1, 2, 4, 8)]
     for fewer, more in itertools.pairwise(plans):
@@ -77,7 +89,16 @@ def test_a_tensor_split_cannot_deal_out_the_latent():
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("H200", (1, "H200")), ("8xh200", (8, "H200")), ("16 x H100", (16, "H100")), ("2×A100-40GB", (2, "A100-40GB"))],
+    [
+        *[
+            ("H200", (1, "H200")),
+            ("8xh200", (8, "H200")),
+            ("16 x H100", (16, "H100")),
+            ("2×A100-40GB", (2, "A100-40GB")),
+        ],
+        *[("RTX 4090", (1, "RTX4090")), ("2x rtx-4090", (2, "RTX4090")), ("4*A100-80GB", (4, "A100-80GB"))],
+        ("8x A100 40GB", (8, "A100-40GB")),
+    ],
 )
 def test_hardware_is_read(text, expected):
     number, card = parse_hardware(text)

@@ -56,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("--tag", metavar="v1.0", help="tag or branch that Colab opens and installs")
 
     params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model")
-    params.add_argument("model", help='for example DeepSeek-V3; "list" names all')
+    params.add_argument("model", help='for example DeepSeek-V3; "list" names all that can be counted')
     params.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="context length (default: 4096)")
     params.add_argument("--batch", type=int, default=1, help="sequences in the KV cache (default: 1)")
     params.add_argument("--dtype", default="bfloat16", help="number format of the weights (default: bfloat16)")
@@ -109,10 +109,10 @@ def _summary(config: dict, context: int, batch: int, dtype: str, cache_dtype: st
 
 
 def _params(arguments: argparse.Namespace) -> int:
-    from utils import catalog
+    from utils import catalog, shapes
 
     if arguments.model == "list":
-        print("\n".join(model.name for model in catalog.models()))
+        print("\n".join(model.name for model in catalog.models() if model.model_type in shapes.REQUIRED))
         return 0
     model = catalog.get(arguments.model)
     summary = _summary(model.config, arguments.context, arguments.batch, arguments.dtype, arguments.cache_dtype)

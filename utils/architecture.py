@@ -33,6 +33,9 @@ DTYPE_BITS = {
 }
 """Bits of one number, by name. torch dtypes such as `torch.float8_e4m3fn` are understood as well."""
 
+SHORT_NAMES = {"bf16": "bfloat16"} | {f"fp{bits}": f"float{bits}" for bits in (32, 16, 8, 6, 4)}
+"""What data sheets and model cards call them."""
+
 
 @dataclass(frozen=True)
 class ParameterCount:
@@ -55,7 +58,8 @@ class ParameterCount:
             collapse of their own.
         router_bias: load-balancing biases (`e_score_correction_bias`), buffers in transformers.
         hash_tables: V4's frozen token-to-expert tables, V k integers in each hash layer, buffers as well.
-        routed_experts_used: the part of `routed_experts` that one token passes through.
+        routed_experts_used: the part of `routed_experts` that one token passes through; None where the
+            configuration leaves `num_experts_per_tok` open.
         tied: whether embedding and head are one matrix.
     """
 
@@ -73,7 +77,7 @@ class ParameterCount:
     mtp: int = 0
     router_bias: int = 0
     hash_tables: int = 0
-    routed_experts_used: int = 0
+    routed_experts_used: int | None = 0
     tied: bool = False
 
     def groups(self) -> dict[str, int]:
@@ -89,13 +93,19 @@ class ParameterCount:
         """Parameters that one token uses: k routed experts in each MoE layer, and everything else.
 
         Embedding and head count only when asked for. A tied pair is one matrix, counted once when either is.
+
+        Raises:
+            ConfigError: the configuration leaves `num_experts_per_tok` open.
         """
+        if self.routed_experts_used is None:
+            raise ConfigError(_OPEN)
         body = self.total - self.embedding - self.lm_head - self.routed_experts + self.routed_experts_used
         if self.tied:
             return body + (self.embedding if include_embedding or include_head else 0)
         return body + (self.embedding if include_embedding else 0) + (self.lm_head if include_head else 0)
 
 
+_OPEN = "num_experts_per_tok = None: what one token uses cannot be counted without it"
 _GROUPS = tuple(ParameterCount.__dataclass_fields__)[:11]  # embedding ... hyper_connections
 
 
@@ -139,7 +149,7 @@ def count_parameters(config: Any) -> ParameterCount:
         mtp=_mtp(c),
         router_bias=routers * c.n_routed_experts if c.model_type in MTP else 0,
         hash_tables=tables * c.vocab_size * c.num_experts_per_tok if tables else 0,
-        routed_experts_used=_used_experts(c).size,
+        routed_experts_used=None if getattr(c, "num_experts_per_tok", 0) is None else _used_experts(c).size,
         tied=c.tie_word_embeddings,
     )
 
@@ -367,10 +377,12 @@ def _model(c: Shape) -> dict[str, _Block]:
 
 
 def _used_experts(c: Shape) -> _Block:
-    """The routed experts that one token passes through, over all layers."""
+    """The routed experts that one token passes through, over all layers. Raises ConfigError if they are not said."""
     moe_layers = sum(ffn != "dense" for _, ffn in _layer_kinds(c))
     if not moe_layers:
         return _Block()
+    if c.num_experts_per_tok is None:
+        raise ConfigError(_OPEN)
     return moe_layers * c.num_experts_per_tok * _swiglu(c.hidden_size, c.moe_intermediate_size)
 
 
@@ -424,6 +436,7 @@ def _attention_products(c: Shape, attention: str, context: int, absorbed: bool) 
 
 def _bytes(numbers: int, dtype: Any) -> int:
     name = str(dtype).removeprefix("torch.")
+    name = SHORT_NAMES.get(name, name)
     if name.startswith(("float8_", "float4_")):  # torch adds the layout, as in float8_e4m3fn
         name = name.partition("_")[0]
     if name not in DTYPE_BITS:

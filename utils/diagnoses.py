@@ -353,13 +353,13 @@ def _training(model, parameters, labels, examples, steps, seconds, size, rate, s
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     epochs = (batches(examples, size, seed + epoch) for epoch in itertools.count())
     spent = 0.0
-    model.train()
     for step, (ids, lengths, answers) in enumerate(itertools.chain.from_iterable(epochs)):
         start, done = time.perf_counter(), step / steps if steps else spent / seconds
         if done >= 1:
             break
         share = (step + 1) / steps if steps else max(done, 0.01)  # a first step of rate zero would be lost
         optimizer.param_groups[0]["lr"] = rate * min(1, share / WARM_UP) * (1 - done)
+        model.train()
         logits = label_logits(model, ids, lengths, labels)
         loss = torch.nn.functional.cross_entropy(logits, answers.to(logits.device))
         optimizer.zero_grad(set_to_none=False)  # gradients keep their place, so the heap gets fewer holes
@@ -367,9 +367,9 @@ def _training(model, parameters, labels, examples, steps, seconds, size, rate, s
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         value = loss.item()
+        model.eval()  # whenever the caller has it, and however early the caller stops
         spent += time.perf_counter() - start
         yield value
-    model.eval()
 
 
 def predict(

@@ -105,18 +105,23 @@ class Plan:
 
 
 def parse_hardware(text: str) -> tuple[int, Hardware]:
-    """Number of cards and card from "8xH200", or one card from "H200".
+    """Number of cards and card from "8xH200", "4*A100-80GB" or "2 x RTX 4090", or one card from "H200".
 
     Raises:
         PlanError: not of that form, no card, or an unknown one; the message lists the known ones.
     """
-    found = re.fullmatch(r"(?:(-?\d+)\s*[x×])?\s*([A-Za-z][\w-]*)", text.strip())
+    found = re.fullmatch(r"(?:(-?\d+)\s*[x×*])?\s*([A-Za-z][\w -]*)", text.strip())
     if found is None:
         raise PlanError(f"hardware must look like H200 or 8xH200; got {text!r}")
-    known = {name.lower(): card for name, card in HARDWARE.items()}
-    if found[2].lower() not in known:
+    known, name = {_plain(name): card for name, card in HARDWARE.items()}, _plain(found[2])
+    if name not in known:
         raise PlanError(f"no hardware {found[2]!r}; there are {', '.join(HARDWARE)}")
-    return _whole("number of cards", int(found[1] or 1)), known[found[2].lower()]
+    return _whole("number of cards", int(found[1] or 1)), known[name]
+
+
+def _plain(name: str) -> str:
+    """A card's name without what people spell differently: case, spaces and dashes."""
+    return re.sub(r"[\s_-]", "", name).lower()
 
 
 def weight_bytes(config: Any, precision: str) -> int:
@@ -164,7 +169,7 @@ def activation_bytes(config: dict[str, Any], tokens: int, batch: int) -> int:
 
 
 def plan(
-    model: str | dict[str, Any],
+    model: Any,
     hardware: str | Hardware,
     precision: str = "bfloat16",
     context: int = 4096,
@@ -174,9 +179,9 @@ def plan(
     """Plan to serve a model: bytes, fit, and the roofline bounds of reading prompts and of writing.
 
     Args:
-        model: a name of the catalog, or a configuration.
+        model: a name of the catalog, or a configuration: a dict as in a `config.json`, or one of transformers.
         hardware: "8xH200", or a `Hardware` of your own with `cards`.
-        precision: of the weights; the cache is in bfloat16.
+        precision: of the weights, a key of `PRECISIONS` or its short form, such as fp8; the cache is in bfloat16.
         context: tokens of each sequence, prompt and answer.
         batch: sequences at a time.
         cards: number of cards, if `hardware` does not say it.
@@ -187,6 +192,8 @@ def plan(
         KeyError: a name that the catalog does not have.
     """
     name, config = (model, catalog.get(model).config) if isinstance(model, str) else ("own model", model)
+    config = config if isinstance(config, dict) else config.to_dict()
+    precision = architecture.SHORT_NAMES.get(precision, precision)
     number, card = parse_hardware(hardware) if isinstance(hardware, str) else (1, hardware)
     number = _whole("number of cards", number if cards is None else cards)
     context, batch = _whole("context", context), _whole("batch", batch)

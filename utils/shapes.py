@@ -81,7 +81,7 @@ def read(config: Any) -> Shape:
     fields = _fields_of_dict(model_type, config) if is_dict else vars(config)
     c = SimpleNamespace(**_SWITCHES | fields | {"model_type": model_type})
     for name in (*REQUIRED[model_type], *_OPTIONAL[model_type]):
-        setattr(c, name, _field(name, getattr(c, name, None)))
+        setattr(c, name, _field(model_type, name, getattr(c, name, None)))
     c.mlp_bias = c.mlp_bias and model_type in _MLP_BIAS
     c.num_nextn_predict_layers = (c.num_nextn_predict_layers or 0) if model_type in MTP else 0
     _check_layers(c)
@@ -107,7 +107,7 @@ def _fields_of_dict(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
             needed = ", ".join(REQUIRED[model_type])
             raise ConfigError(f"{name} is missing: a {model_type} configuration must give {needed}")
         for key in found:
-            _field(name, given[key], spelling=key)
+            _field(model_type, name, given[key], spelling=key)
     for name in _SWITCHES:
         _need(c, name, isinstance(getattr(c, name), bool), "must be true or false")
     _check_widths(c)
@@ -118,8 +118,11 @@ def _fields_of_dict(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
         raise ConfigError(f"compress_ratios = {ratios!r}: must be a list of {_COMPRESS_RATIOS}")
     if given.get("num_hash_layers") is not None:
         whole_number("num_hash_layers", given["num_hash_layers"], 0)
+    fields = {key: given[key] for key in given if key not in _NOT_READ}
+    if model_type in MTP and not {"num_nextn_predict_layers", "num_mtp_layers"} & fields.keys():
+        fields["num_nextn_predict_layers"] = 0  # the classes' default is one layer, a file that names none has none
     try:
-        return vars(CONFIG_MAPPING[model_type](**{key: given[key] for key in given if key not in _NOT_READ}))
+        return vars(CONFIG_MAPPING[model_type](**fields))
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
         raise ConfigError(f"transformers refuses this {model_type} configuration: {reason}") from error
@@ -138,9 +141,6 @@ def _check_widths(c: Shape) -> None:
     if c.model_type in GQA:
         c.head_dim = c.head_dim or c.hidden_size // c.num_attention_heads
         _check_rotary(c, "head_dim")
-    if "first_k_dense_replace" in REQUIRED[c.model_type] and not _lists_dense_layers(c):
-        allowed = f"must be at most num_hidden_layers = {c.num_hidden_layers}"
-        _need(c, "first_k_dense_replace", c.first_k_dense_replace <= c.num_hidden_layers, allowed)
 
 
 def _check_layers(c: Shape) -> None:
@@ -188,7 +188,7 @@ def _check_experts(c: Shape) -> None:
     """A token can choose its experts, and the groups to choose them from."""
     experts = c.n_routed_experts
     allowed = f"must be at most n_routed_experts = {experts}"
-    _need(c, "num_experts_per_tok", c.num_experts_per_tok <= experts, allowed)
+    _need(c, "num_experts_per_tok", c.num_experts_per_tok is None or c.num_experts_per_tok <= experts, allowed)
     chooses_groups = c.model_type in ("deepseek_v3", "deepseek_v32")
     if c.model_type == "deepseek_v2":
         chooses_groups = c.n_group is not None or c.topk_method == "group_limited_greedy"
@@ -201,9 +201,10 @@ def _check_experts(c: Shape) -> None:
         _need(c, "topk_group", c.topk_group <= c.n_group, f"must be at most n_group = {c.n_group}")
 
 
-def _field(name: str, value: Any, spelling: str | None = None) -> int | None:
+def _field(model_type: str, name: str, value: Any, spelling: str | None = None) -> int | None:
     """The value of an integer field; `spelling` is its key in a dict, where that differs from the name."""
-    if value is None and name in _MAY_BE_NULL:
+    open_in_v2 = model_type == "deepseek_v2" and name == "num_experts_per_tok"  # so it is in the class's own default
+    if value is None and (name in _MAY_BE_NULL or open_in_v2):
         return None
     return whole_number(spelling or name, value, 0 if name in _MAY_BE_ZERO else 1)
 
