@@ -28,6 +28,7 @@ LOCK = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in 
 # Which pip adds by itself where torch's index offers it with CUDA, or on one system only.
 CUDA_PARTS = re.compile("nvidia-|cuda-|triton$")
 
+PYTHONS = ("3.11.2", "3.12.0", "3.13.0")  # the first is that of Debian 12, to which no later one comes
 WHO = ["-c", "user.name=A", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]  # for git
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -301,18 +302,24 @@ def test_pyproject_pins_exactly_what_the_lock_has():
     assert {"pip", "setuptools"} <= set(LOCK)
 
 
-def test_the_lock_has_all_that_the_project_needs_and_nothing_else():
-    needed, waiting = set(), [(requirement, "") for requirement in DIRECT]
+def needed(python: str) -> set[str]:
+    """Names of all that the project needs on a version of Python, "3.13.0", found from package to package."""
+    here = {"python_version": python.rpartition(".")[0], "python_full_version": python}
+    found, waiting = set(), [(requirement, "") for requirement in DIRECT]
     while waiting:
         requirement, extra = waiting.pop()
         name = canonicalize_name(requirement.name)
-        if CUDA_PARTS.match(name) or (requirement.marker and not requirement.marker.evaluate({"extra": extra})):
+        if CUDA_PARTS.match(name) or (requirement.marker and not requirement.marker.evaluate({"extra": extra} | here)):
             continue
         for wanted in ("", *requirement.extras):
-            if (name, wanted) not in needed:
-                needed.add((name, wanted))
+            if (name, wanted) not in found:
+                found.add((name, wanted))
                 waiting += [(Requirement(line), wanted) for line in metadata.requires(name) or []]
-    names = {name for name, _ in needed}
+    return {name for name, _ in found}
+
+
+def test_the_lock_has_all_that_the_project_needs_and_nothing_else():
+    names = set().union(*map(needed, PYTHONS))
     if sys.platform == "linux":  # elsewhere pip adds a few packages that only that system needs, or leaves some out
         assert names == set(LOCK) - {"pip"}
     for requirement in DIRECT:
@@ -322,8 +329,7 @@ def test_the_lock_has_all_that_the_project_needs_and_nothing_else():
 def test_every_version_of_the_lock_takes_every_python_that_the_course_takes():
     for name in LOCK:
         wanted = SpecifierSet(metadata.metadata(name).get("Requires-Python") or "")
-        # Debian 12 has 3.11.2, to which it gives no later version.
-        assert all(wanted.contains(version) for version in ("3.11.2", "3.12.0", "3.13.0")), (name, str(wanted))
+        assert all(map(wanted.contains, PYTHONS)), (name, str(wanted))
 
 
 def test_git_gives_every_system_the_same_lines(tmp_path):
