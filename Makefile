@@ -33,7 +33,7 @@ help:
 	@echo "  make clean     remove .venv, build/ and caches in this folder"
 	@echo
 	@echo "docs/workshop.md has plans for a workshop of 90 minutes, half a day or two days."
-	@echo "The first command sets up .venv: about 3 minutes, 1.7 GB (Linux: 5.7 GB). It needs Python 3.11, 3.12 or 3.13."
+	@echo "The first command sets up .venv: about 3 minutes, 1.9 GB (Linux: 5.9 GB). It needs Python 3.11, 3.12 or 3.13."
 
 setup:
 	@test -n "$(PYTHON)" || { echo "No Python found. Install Python 3.11, 3.12 or 3.13, then run make again." >&2; exit 1; }
