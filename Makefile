@@ -23,7 +23,7 @@ help:
 	@echo "  make course    run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
 	@echo "  make handouts  pages and a book to print, from the saved outputs, with and without solutions (ONLY=05,07)"
 	@echo "  make slides    a deck for each part of the course (ONLY=1,3)"
-	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook"
+	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook, no browser"
 	@echo "  make test      run all tests, the notebooks' outputs included"
 	@echo "  make outputs   run every notebook and compare its outputs, nothing else"
 	@echo "  make steady    compare the verdicts of several conditions: a busy core, one thread, AVX2, another seed"

@@ -130,6 +130,7 @@ def wrongly_installed(names: set[str]) -> set[str]:
     return {name for name in names if name.replace("_", "-").lower() not in (colab.NAME, *LACKS)}
 
 
+@pytest.mark.slow
 @needs_git
 def test_a_notebook_alone_in_colab_runs_to_its_end(machine, monkeypatch):
     notebook = nbformat.read(CHAPTER, as_version=4)
