@@ -122,7 +122,7 @@ def synonyms() -> tuple[Diagnosis, ...]:
 
 @functools.cache
 def _catalog() -> tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...]]:
-    """Diagnoses and synonyms. The package's own tree of the catalog takes 150 MB, and is not kept."""
+    """Diagnoses and synonyms. The package's own tree of the catalog is large, and not kept."""
     import simple_icd_10_cm as icd  # takes about two seconds: it parses the whole catalog
 
     rows, names, chapter = [], [], None
