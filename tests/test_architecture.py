@@ -75,6 +75,15 @@ SMALL["deepseek_v32"] = {
     "index_head_dim": 8,
     "index_topk": 4,
 }
+SMALL["glm_moe_dsa"] = {**SMALL["deepseek_v32"], "model_type": "glm_moe_dsa"}
+SMALL["qwen3"] = {**SMALL["qwen2"], "model_type": "qwen3"}
+SMALL["qwen3_moe"] = {
+    **SMALL["llama"],
+    "model_type": "qwen3_moe",
+    "moe_intermediate_size": 6,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
+}
 SMALL["deepseek_v4"] = {
     "model_type": "deepseek_v4",
     "vocab_size": 32,
@@ -152,6 +161,25 @@ def qwen2(draw):
 
 
 @st.composite
+def qwen3(draw):
+    return draw(qwen2()) | {"model_type": "qwen3", "attention_bias": draw(st.booleans())}
+
+
+@st.composite
+def qwen3_moe(draw):
+    config = draw(llama("qwen3_moe")) | {"head_dim": 2 * draw(st.integers(1, 4))}
+    experts = draw(st.integers(1, 8))
+    layers = st.integers(0, config["num_hidden_layers"] - 1)
+    return config | {
+        "num_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "moe_intermediate_size": draw(st.integers(1, 12)),
+        "decoder_sparse_step": draw(st.integers(1, 3)),
+        "mlp_only_layers": draw(st.lists(layers, max_size=2)),
+    }
+
+
+@st.composite
 def moe_fields(draw, layers: int):
     per_group, groups = draw(st.integers(2, 4)), draw(st.integers(1, 3))
     return {
@@ -185,7 +213,7 @@ def mla(draw, model_type: str):
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
-        "q_lora_rank": draw(ranks if model_type == "deepseek_v32" else st.none() | ranks),
+        "q_lora_rank": draw(ranks if model_type in ("deepseek_v32", "glm_moe_dsa") else st.none() | ranks),
         "kv_lora_rank": even * draw(ranks),
         "qk_nope_head_dim": even * draw(st.integers(1, 6)),
         "qk_rope_head_dim": 2 * draw(st.integers(1, 3)),
@@ -204,8 +232,17 @@ def mla(draw, model_type: str):
 
 
 @st.composite
-def deepseek_v32(draw):
-    config = draw(mla("deepseek_v32"))
+def glm_moe_dsa(draw):
+    config = draw(deepseek_v32("glm_moe_dsa"))
+    shared = st.lists(st.sampled_from(["full", "shared"]), min_size=config["num_hidden_layers"] - 1)
+    if draw(st.booleans()):
+        config["indexer_types"] = ["full", *draw(shared)][: config["num_hidden_layers"]]
+    return config
+
+
+@st.composite
+def deepseek_v32(draw, model_type: str = "deepseek_v32"):
+    config = draw(mla(model_type))
     config |= {
         "index_n_heads": draw(st.integers(1, 4)),
         "index_head_dim": config["qk_rope_head_dim"] + draw(st.integers(0, 6)),
@@ -269,11 +306,15 @@ def deepseek_v4(draw):
 FAMILIES = {
     "llama": llama(),
     "qwen2": qwen2(),
+    "qwen3": qwen3(),
+    "qwen3_moe": qwen3_moe(),
     "deepseek_v2": mla("deepseek_v2"),
     "deepseek_v3": mla("deepseek_v3"),
     "deepseek_v32": deepseek_v32(),
+    "glm_moe_dsa": glm_moe_dsa(),
     "deepseek_v4": deepseek_v4(),
 }
+RELATIVES = ("qwen3", "qwen3_moe", "glm_moe_dsa")  # families without a model of DeepSeek
 
 
 def config_object(config: dict):
@@ -390,7 +431,9 @@ def test_published_models_on_the_meta_device(name):
 
 def test_the_catalog_covers_every_type_but_the_one_nobody_builds():
     assert len(COUNTED) == 26 and len(BUILT) == 25
-    assert {PUBLISHED[name]["config"]["model_type"] for name in COUNTED} == set(FAMILIES) | {"deepseek"}
+    assert {PUBLISHED[name]["config"]["model_type"] for name in COUNTED} == set(FAMILIES) - set(RELATIVES) | {
+        "deepseek"
+    }
 
 
 def test_hub_totals_are_the_sum_of_their_pieces():
@@ -573,8 +616,9 @@ def test_an_empty_cache_and_two_sequences():
     ],
 )
 def test_number_formats(dtype, bits):
-    total = count_parameters(SMALL["llama"]).total
-    assert weight_bytes(SMALL["llama"], dtype) == -(-total * bits // 8)
+    count = count_parameters(SMALL["llama"])
+    kept = count.embedding + count.lm_head + count.norms
+    assert weight_bytes(SMALL["llama"], dtype) == -(-((count.total - kept) * bits + kept * max(bits, 16)) // 8)
     assert kv_cache_bytes(SMALL["llama"], 5, dtype=dtype) == -(-3 * 2 * 2 * 4 * 5 * bits // 8)
 
 
@@ -582,8 +626,8 @@ def test_odd_counts_of_half_bytes_are_rounded_up():
     config = {**SMALL["llama"], "vocab_size": 33, "hidden_size": 3, "intermediate_size": 2, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
     assert count_parameters(config).total == 249
-    assert weight_bytes(config, "int4") == 125
-    assert weight_bytes(config, "int6") == 187
+    assert weight_bytes(config, "int4") == 2 * (2 * 33 * 3 + 9) + 21  # 42 numbers in the layer's matrices
+    assert weight_bytes(config, "int6") == 2 * (2 * 33 * 3 + 9) + 32
 
 
 # ----------------------------------------------------------------------------------------------------- FLOPs
@@ -697,7 +741,7 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
     for name in required:
         with pytest.raises(ValueError, match=rf"^{name} is missing: a {family} configuration must give .*{name}"):
             count_parameters({key: value for key, value in config.items() if key != name})
-        for bad in (-1, 2.0, "3", True, [4]):
+        for bad in (-1, 2.5, "three", True, [4]):
             with pytest.raises(ValueError, match=rf"^{name} = {re.escape(repr(bad))}: must be an integer of at least"):
                 count_parameters({**config, name: bad})
         if name not in ("n_shared_experts", "first_k_dense_replace"):
@@ -706,6 +750,8 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
         if (family, name) not in {
             ("qwen2", "num_key_value_heads"),
             ("deepseek_v2", "q_lora_rank"),
+            ("deepseek_v2", "kv_lora_rank"),  # plain attention
+            *((family, "n_shared_experts") for family in SMALL),  # none
             ("deepseek_v2", "num_experts_per_tok"),
             ("deepseek_v3", "q_lora_rank"),
         }:
@@ -724,8 +770,8 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
         ("llama", {"head_dim": 7}, "head_dim = 7: must be positive and even"),
         ("llama", {"head_dim": -2}, "head_dim = -2: must be an integer of at least 1"),
         ("llama", {"attention_bias": "yes"}, "attention_bias = 'yes': must be true or false"),
-        ("llama", {"tie_word_embeddings": None}, "tie_word_embeddings = None: must be true or false"),
-        ("llama", {"num_key_value_heads": "2"}, "num_key_value_heads = '2': must be an integer of at least"),
+        ("llama", {"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no': must be true or false"),
+        ("llama", {"num_key_value_heads": "two"}, "num_key_value_heads = 'two': must be an integer of at least"),
         ("llama", {"mlp_bias": 0}, "mlp_bias = 0: must be true or false"),
         ("llama", {"rms_norm_eps": "small"}, "transformers refuses this llama config.*rms_norm_eps.*'small'"),
         ("qwen2", {"hidden_size": 18}, "hidden_size = 18: must be a multiple of num_attention_heads = 4"),
@@ -762,7 +808,7 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
         ),
         ("deepseek_v3", {"n_group": 3}, "n_group = 3: must divide n_routed_experts = 8"),
         ("deepseek_v3", {"n_group": 8}, "n_group = 8: must leave two of n_routed_experts = 8 in each group"),
-        ("deepseek_v3", {"n_group": None}, "n_group = None: must be an integer of at least 1"),
+        ("deepseek_v3", {"n_group": 0}, "n_group = 0: must be an integer of at least 1"),
         ("deepseek_v3", {"topk_group": 5}, "topk_group = 5: must be at most n_group = 4"),
         ("deepseek_v3", {"topk_group": 0}, "topk_group = 0: must be an integer of at least 1"),
         (
@@ -844,7 +890,7 @@ def test_contradictions_are_named(family, change, message):
     ],
 )
 def test_an_unknown_model_type_names_the_known_ones(config, value):
-    known = "llama, qwen2, deepseek, deepseek_v2, deepseek_v3, deepseek_v32, deepseek_v4"
+    known = "llama, qwen2, qwen3, qwen3_moe, deepseek, deepseek_v2, deepseek_v3, deepseek_v32, glm_moe_dsa, deepseek_v4"
     with pytest.raises(ValueError, match=re.escape(f"model_type = {value}: must be one of {known}")):
         count_parameters(config)
 
@@ -870,7 +916,7 @@ def test_lengths_must_be_counts(bad):
         kv_cache_bytes(config, 1, batch=0)
 
 
-@pytest.mark.parametrize("bad", ["float12", "BF16", 16, None, torch.complex64])
+@pytest.mark.parametrize("bad", ["float12", "BF17", 16, None, torch.complex64])
 def test_an_unknown_number_format_names_the_known_ones(bad):
     for function in (
         lambda: weight_bytes(SMALL["llama"], bad),
