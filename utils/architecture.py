@@ -219,14 +219,11 @@ def weight_formats(config: Any, dtype: Any = PUBLISHED) -> dict[str, Format]:
     Raises:
         ConfigError: an unknown dtype or method of quantization.
     """
-    fields = config if isinstance(config, dict) else config.to_dict() if hasattr(config, "to_dict") else vars(config)
-    method, unconverted = None, []
-    if dtype == PUBLISHED:
-        own = fields.get("torch_dtype") or fields.get("dtype") or "bfloat16"
-        found, unconverted = _quantization(fields.get("quantization_config") or {})
-        method = found or Format(format_name(own))
-    else:
-        method = Format(format_name(dtype))
+    config = of_the_course(config)
+    fields = config if isinstance(config, dict) else config.to_dict()
+    found, unconverted = _quantization(fields.get("quantization_config") or {}) if dtype == PUBLISHED else (None, [])
+    own = (fields.get("torch_dtype") or fields.get("dtype") or "bfloat16") if dtype == PUBLISHED else dtype
+    method = found or Format(format_name(own))
     high = Format(method.name if DTYPE_BITS[method.name] >= 16 else "bfloat16")
     kept = [*KEPT, *(group for group, module in _MODULES.items() if any(_names(item, module) for item in unconverted))]
     formats = {group: high if group in kept else method for group in _GROUPS}
@@ -298,7 +295,7 @@ def weight_bytes(config: Any, dtype: Any = "bfloat16") -> int:
     Raises:
         ConfigError: as `count_parameters`, or the dtype is unknown.
     """
-    formats = weight_formats(of_the_course(config), dtype)
+    formats = weight_formats(config, dtype)
     bits = sum(formats[name].bits(block) for name, block in _model(read(config)).items())
     biases = 4 * count_parameters(config).router_bias if dtype == PUBLISHED else 0
     return -(-bits // 8) + biases

@@ -268,7 +268,7 @@ class _Model:
 
     def __init__(self, config: Any, precision: str, cache: str) -> None:
         config = shapes.of_the_course(config)
-        self.c, self.config, self.cache = shapes.read(config), config, cache
+        self.c, self.cache = shapes.read(config), cache
         self.formats = architecture.weight_formats(config, precision)
         self.layers = architecture.layer_kinds(self.c)
         self.blocks = {kind: architecture.layer_blocks(self.c, *kind) for kind in set(self.layers)}
@@ -354,6 +354,13 @@ class _Model:
         tokens = dict.fromkeys(self.multiply_adds, shared) | {"routed_experts": routed, "lm_head": heads}
         return sum(2 * n * tokens[g] / card.speed(self.formats[g].name) for g, n in self.multiply_adds.items())
 
+    def attention_flops(self, tokens: int, prompt: bool = False) -> int:
+        """FLOPs of attention for one sequence: a whole prompt, or one token after so many."""
+        if (key := (tokens, prompt)) not in self._sizes:
+            one = architecture.flops_per_token(self.c, 0 if prompt else tokens).attention
+            self._sizes[key] = architecture.prompt_attention_flops(self.c, tokens) if prompt else one
+        return self._sizes[key]
+
     def attention_speed(self, card: Hardware) -> float:
         """FLOP/s of attention: in 16 bit, as V3 computes it (report, section 3.3.1), or in the cache's format."""
         return card.speed("bfloat16" if self.cache == PACKED_CACHE else self.cache)
@@ -381,6 +388,7 @@ def plan(
     answer: int = 0,
     link: float | None = None,
     price: float | None = None,
+    split: str | None = None,
 ) -> Plan:
     """Plan to serve a model: bytes, a split that fits, and the bounds of reading prompts and of writing.
 
@@ -395,6 +403,8 @@ def plan(
         answer: tokens of the context that are written; the rest is the prompt.
         link: bytes a second that a card receives from others; None leaves links out.
         price: of a card for an hour.
+        split: "tensor 8", "pipeline 2 x tensor 8", "data 8", ...; the best one without it. Data parallel groups share
+            the routed experts of a mixture.
 
     Raises:
         PlanError: unknown hardware or format, contradicting numbers of cards, a context beyond the model's, or a
@@ -420,10 +430,11 @@ def plan(
     if "num_experts_per_tok" in shapes.REQUIRED[ready.c.model_type]:
         architecture.count_parameters(config).activated()  # says it if the number of chosen experts is open
 
-    def split(*way: int) -> Split:
+    def split_as(way: tuple[int, int, int]) -> Split:
         return _split(ready, card, way, context, answer, batch, link)
 
-    best = min((split(*way) for way in _ways(ready, number)), key=_rank)
+    ways = _ways(ready, number)
+    best = min(map(split_as, ways if split is None else [_way(split, ways, number)]), key=_rank)
     pure = {"tensor": (1, number, 1), "pipeline": (number, 1, 1), "expert" if ready.mixture else "data": (1, 1, number)}
     weights = architecture.weight_bytes(config, precision)
     held = architecture.kv_cache_bytes(config, context, batch, cache)
@@ -460,7 +471,7 @@ def plan(
         step_bound=best.step_bound,
         tokens_per_second=best.tokens_per_second,
         cost=cost,
-        per_card={label: split(*way).fullest for label, way in pure.items() if ready.allows(way[0], way[1])},
+        per_card={label: split_as(way).fullest for label, way in pure.items() if way in ways},
     )
 
 
@@ -501,8 +512,7 @@ def _step(
     read = m.read_bytes(tensor, tensor * data, part)
     read += own * keys * sum(m.cache_bytes(kind, context, reading=True) for kind in m.layers)
     arithmetic = m.arithmetic(card, own / tensor, part / (tensor * data), own / tensor)
-    attention = architecture.flops_per_token(m.config, context).attention
-    arithmetic += own / tensor * attention / m.attention_speed(card)
+    arithmetic += own / tensor * m.attention_flops(context) / m.attention_speed(card)
     return _roofline(arithmetic, read / card.bandwidth, m.links(tensor, data, own) / link if link else 0)
 
 
@@ -514,7 +524,7 @@ def _prefill(
     own = -(-batch // data)  # prompts of the fullest group
     cards = tensor * pipeline
     arithmetic = m.arithmetic(card, own * prompt / cards, batch * prompt / (cards * data), own / cards)
-    arithmetic += own * architecture.prompt_attention_flops(m.config, prompt) / cards / m.attention_speed(card)
+    arithmetic += own / cards * m.attention_flops(prompt, prompt=True) / m.attention_speed(card)
     passes = -(-own * prompt // PREFILL_CHUNK)
     tokens = min(PREFILL_CHUNK, own * prompt) * min(data, batch)
     layers = m.read_bytes(tensor, tensor * data, tokens) - m.head_bytes(tensor)
@@ -533,6 +543,18 @@ def _ways(m: _Model, cards: int) -> list[tuple[int, int, int]]:
     """All splits (pipeline, tensor, data) over so many cards that the model allows."""
     pairs = [(p, t) for p in _divisors(cards) for t in _divisors(cards // p) if m.allows(p, t)]
     return [(p, t, cards // p // t) for p, t in pairs]
+
+
+def _way(text: Any, ways: list[tuple[int, int, int]], cards: int) -> tuple[int, int, int]:
+    """The split that a text such as "pipeline 2 x tensor 8" means, one of `ways`."""
+    parts = re.findall(r"(pipeline|tensor|data|expert)\D*(\d+)", str(text).lower().partition(",")[0])
+    said = {kind.replace("expert", "data"): int(size) for kind, size in parts}
+    way = tuple(said.get(kind, 1) for kind in ("pipeline", "tensor", "data"))
+    if not parts and cards > 1 or math.prod(way) != cards:
+        raise PlanError(f'split must look like "tensor {cards}", its product being {cards} cards; got {text!r}')
+    if way not in ways:
+        raise PlanError(f"split {text!r} does not divide the model's layers, heads or columns")
+    return way
 
 
 def _divisors(number: int) -> list[int]:

@@ -97,6 +97,8 @@ def read(config: Any) -> Shape:
         ConfigError: a field is missing, malformed or contradicts another. The message names the field, its
             value and what is allowed.
     """
+    if isinstance(config, Shape):
+        return config
     config = of_the_course(config)
     is_dict = isinstance(config, dict)
     model_type = config["model_type"] if is_dict else config.model_type
@@ -238,7 +240,8 @@ def _fields_of_dict(model_type: str, given: dict[str, Any]) -> dict[str, Any]:
         from huggingface_hub.errors import StrictDataclassError
         from transformers import CONFIG_MAPPING  # both here, since they take seconds to import
 
-        aliases = {**CONFIG_MAPPING[model_type].attribute_map, "num_experts": "n_routed_experts"}
+        experts = dict.fromkeys(("num_experts", "num_local_experts"), "n_routed_experts")
+        aliases = {**CONFIG_MAPPING[model_type].attribute_map, **experts}
     c = SimpleNamespace(**_SWITCHES | {"head_dim": None} | given)
     for name in (*REQUIRED[model_type], *_OPTIONAL[model_type]):
         found = [key for key in given if name in (key, aliases.get(key))]
