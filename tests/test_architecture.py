@@ -932,3 +932,213 @@ def test_an_unknown_number_format_names_the_known_ones(bad):
 def test_importing_the_module_is_light():
     code = "import sys, utils.architecture; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# ---------------------------------------------------------------------------------- configurations from the wild
+
+PLAIN = {**SMALL["deepseek"], "num_key_value_heads": 4}
+WILD = {  # a configuration as people have it, and the same in the words of its family
+    "a relative": ({**SMALL["deepseek_v3"], "model_type": "kimi_k2"}, SMALL["deepseek_v3"]),
+    "only architectures": (
+        {**SMALL["deepseek_v3"], "model_type": None, "architectures": ["DeepseekV3ForCausalLM"]},
+        SMALL["deepseek_v3"],
+    ),
+    "text_config": (
+        {"model_type": "kimi_k25", "text_config": {**SMALL["deepseek_v3"], "model_type": "kimi_k2"}},
+        SMALL["deepseek_v3"],
+    ),
+    "language_config": (
+        {"model_type": "deepseek_vl_v2", "tie_word_embeddings": True, "language_config": SMALL["deepseek_v2"]},
+        {**SMALL["deepseek_v2"], "tie_word_embeddings": True},
+    ),
+    "what the class has anyway is left out": (
+        {"model_type": "multi_modality", "language_config": {"model_type": "llama", "num_hidden_layers": 30}},
+        {
+            "model_type": "llama",
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 32,
+        },
+    ),
+    "no latent": ({**SMALL["deepseek_v2"], "kv_lora_rank": None, "qk_rope_head_dim": 0, "v_head_dim": 0}, PLAIN),
+    "use_mla is false": ({**SMALL["deepseek_v2"], "use_mla": False}, PLAIN),
+    "no groups": ({**SMALL["deepseek_v3"], "n_group": None, "topk_group": None}, SMALL["deepseek_v3"]),
+    "no shared experts": (
+        {**SMALL["deepseek_v3"], "n_shared_experts": None},
+        {**SMALL["deepseek_v3"], "n_shared_experts": 0},
+    ),
+    "switches left open": ({**SMALL["llama"], "tie_word_embeddings": None, "attention_bias": None}, SMALL["llama"]),
+    "numbers as text": ({**SMALL["llama"], "hidden_size": "16", "num_hidden_layers": 3.0}, SMALL["llama"]),
+    "GLM's experts of another name": (
+        {"num_local_experts" if name == "n_routed_experts" else name: v for name, v in SMALL["glm_moe_dsa"].items()},
+        SMALL["glm_moe_dsa"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WILD)
+def test_configurations_from_the_wild_are_those_of_their_family(case):
+    wild, plain = WILD[case]
+    assert count_parameters(wild) == count_parameters(plain)
+    assert kv_cache_bytes(wild, 9) == kv_cache_bytes(plain, 9)
+
+
+def test_deepseeks_own_inference_format():
+    own = {
+        "vocab_size": 129280,
+        "dim": 7168,
+        "inter_dim": 18432,
+        "moe_inter_dim": 2048,
+        "n_layers": 61,
+        "n_dense_layers": 3,
+        "n_heads": 128,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "n_activated_experts": 8,
+        "n_expert_groups": 8,
+        "n_limited_groups": 4,
+        "score_func": "sigmoid",
+        "q_lora_rank": 1536,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "dtype": "fp8",
+    }
+    assert count_parameters(own).total == count_parameters(V3).total
+    assert weight_bytes(own, "published") == weight_bytes(V3, "published")
+    lite = {
+        "vocab_size": 102400,
+        "dim": 2048,
+        "inter_dim": 10944,
+        "moe_inter_dim": 1408,
+        "n_layers": 27,
+        "n_dense_layers": 1,
+        "n_heads": 16,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "n_activated_experts": 6,
+        "q_lora_rank": 0,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+    }
+    assert count_parameters(lite).total == PUBLISHED["DeepSeek-V2-Lite"]["exact_total"]
+
+
+def test_a_path_is_a_configuration(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL["deepseek_v3"]), encoding="utf-8")
+    for path in (tmp_path, str(tmp_path), tmp_path / "config.json", str(tmp_path / "config.json")):
+        assert count_parameters(path) == count_parameters(SMALL["deepseek_v3"])
+    (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
+    (tmp_path / "half.json").write_text("{", encoding="utf-8")
+    for name, message in (("list.json", "must be a JSON object"), ("half.json", "cannot be read as JSON")):
+        with pytest.raises(ValueError, match=message) as raised:
+            count_parameters(tmp_path / name)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_configuration_object_around_a_language_model(tmp_path):
+    outer = CONFIG_MAPPING["kimi_k25"](text_config=config_object(SMALL["deepseek_v3"]).to_dict())
+    assert count_parameters(outer).total == count_parameters(SMALL["deepseek_v3"]).total
+
+
+def test_what_no_field_tells_is_named():
+    with pytest.raises(ValueError, match="'deepseek_v41': no field gives the shapes of its Engram"):
+        count_parameters(PUBLISHED["DeepSeek-V4.1-Flash"]["config"])
+
+
+# -------------------------------------------------------------------------------------- published number formats
+
+
+def test_published_bytes_of_v3_are_those_of_its_files():
+    scales = (weight_bytes(V3, "published") - weight_bytes(V3, "float8") - 4 * 58 * 256) / 4
+    mtp = 256 * 3 * 56 * 16 + 3 * 56 * 16 + (672 + 2304 + 280 + 1024 + 7168)  # experts, shared, attention
+    assert scales + mtp == 41_540_496  # the F32 elements of the published files, see the hub totals above
+    pro, flash = (weight_bytes(PUBLISHED[f"DeepSeek-V4-{name}"]["config"], "published") for name in ("Pro", "Flash"))
+    assert 850e9 < pro < 851e9 and 155e9 < flash < 157e9  # FP4 experts with a byte for 32, the rest in FP8
+    assert weight_bytes(PUBLISHED["deepseek-llm-7b-base"]["config"], "published") == 2 * 6_910_365_696
+
+
+@pytest.mark.parametrize(
+    ("quantization", "bits"),
+    [
+        ({"quant_method": "awq", "bits": 4, "group_size": 8}, lambda i, o: 4 * i * o + 20 * o * -(-i // 8)),
+        (
+            {"quant_method": "gptq", "bits": 8, "group_size": -1},
+            lambda i, o: 8 * i * o + 24 * o + 32 * i,
+        ),
+        ({"quant_method": "fp8"}, lambda i, o: 8 * i * o + 32),
+        (
+            {"quant_method": "fp8", "weight_block_size": [8, 4]},
+            lambda i, o: 8 * i * o + 32 * -(-o // 8) * -(-i // 4),
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, lambda i, o: 8 * i * o + 32 * o),
+        ({}, lambda i, o: 16 * i * o),
+    ],
+)
+def test_quantized_bytes_of_a_small_model_by_hand(quantization, bits):
+    config = {**SMALL["llama"], "quantization_config": quantization}
+    matrices = [(16, 16), (16, 8), (16, 8), (16, 16), (16, 24), (16, 24), (24, 16)]  # (inputs, outputs)
+    kept = 16 * (2 * 32 * 16 + 7 * 16)
+    assert weight_bytes(config, "published") == -(-(kept + 3 * sum(bits(i, o) for i, o in matrices)) // 8)
+
+
+def test_modules_that_are_named_stay_in_16_bit():
+    int4 = {"weights": {"num_bits": 4, "type": "int", "group_size": 8, "strategy": "group"}}
+    kept = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]
+    for quantization in (
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": int4}, "ignore": kept},
+        {"quant_method": "awq", "bits": 4, "group_size": 8, "modules_to_not_convert": ["self_attn", "shared_experts"]},
+    ):
+        formats = architecture.weight_formats({**SMALL["deepseek_v3"], "quantization_config": quantization})
+        assert formats["routed_experts"].name == "int4"
+        assert formats["attention"].name == formats["shared_experts"].name == formats["router"].name == "bfloat16"
+    assert formats["dense_ffn"].name == "int4"
+    with pytest.raises(ValueError, match="quant_method = 'aqlm': must be fp8, bitsandbytes, awq"):
+        weight_bytes({**SMALL["llama"], "quantization_config": {"quant_method": "aqlm"}}, "published")
+
+
+def test_the_packed_cache_has_the_bytes_of_deepseeks_kernels():
+    v32, flash = PUBLISHED["DeepSeek-V3.2"]["config"], PUBLISHED["DeepSeek-V4-Flash"]["config"]
+    assert kv_cache_bytes(V3, 1, dtype="fp8_ds_mla") == 61 * 656
+    assert kv_cache_bytes(v32, 1, dtype="fp8_ds_mla") == 61 * (656 + 132)
+    assert 3.4e9 < kv_cache_bytes(flash, 1_000_000, dtype="fp8_ds_mla") < 3.6e9 < kv_cache_bytes(flash, 1_000_000) / 1.9
+    with pytest.raises(ValueError, match="fp8_ds_mla is a layout of latents; llama caches keys and values"):
+        kv_cache_bytes(SMALL["llama"], 1, dtype="fp8_ds_mla")
+
+
+# ------------------------------------------------------------------------------------------------------- prompts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_costs_the_sum_of_its_tokens_or_less(family):
+    @many(15)
+    @given(FAMILIES[family], st.integers(1, 40))
+    def check(config, tokens):
+        steps = [flops_per_token(config, cached).attention for cached in range(tokens)]
+        prompt = architecture.prompt_attention_flops(config, tokens)
+        assert prompt <= sum(steps)
+        if family not in shapes.MLA:  # MLA expands once what decoding absorbs anew
+            assert prompt == sum(steps)
+
+    check()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_reads_what_it_caches_or_what_its_indexer_selects(family):
+    @many(15)
+    @given(FAMILIES[family], st.integers(0, 60))
+    def check(config, tokens):
+        c = shapes.read(config)
+        for attention, _ in architecture.layer_kinds(c):
+            read = architecture.read_numbers(c, attention, tokens)
+            held = architecture.cache_numbers(c, attention, tokens)
+            assert read[0] <= held[0] and read[1] <= held[1]
+            if family not in (*shapes.DSA, "deepseek_v4"):
+                assert read == held
+
+    check()

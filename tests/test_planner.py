@@ -4,8 +4,9 @@ import itertools
 import json
 import math
 
+import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING
 
@@ -159,3 +160,212 @@ def test_the_shell_prints_a_table_and_json(capsys):
     assert json.loads(capsys.readouterr().out) == plan("DeepSeek-V3", "8xH100", "float8").record()
     assert cli.main(["plan", "DeepSeek-V3", "--hardware", "8xA100-80GB", "--precision", "float5"]) == 2
     assert "no precision 'float5'" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------- against the world
+
+V3 = catalog.get("DeepSeek-V3").config
+AWQ = {**V3, "quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 64}}
+K2 = {
+    **V3,
+    "model_type": "kimi_k2",
+    "num_attention_heads": 64,
+    "n_routed_experts": 384,
+    "first_k_dense_replace": 1,
+    "n_group": 1,
+    "topk_group": 1,
+    "vocab_size": 163840,
+    "num_key_value_heads": 64,
+    "max_position_embeddings": 131072,
+    "num_nextn_predict_layers": 0,
+}
+SGLANG = "docs.sglang.io, DeepSeek V3/V3.1/R1 usage, recommended configurations"
+KIMI = "github MoonshotAI/Kimi-K2, docs/deploy_guidance.md"
+DOCUMENTED = [  # what is documented to run or not to, and where
+    (True, ("DeepSeek-V3", "8xH200"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "8xB200"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "8xMI300X"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "16xH100"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "16xH800"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "16xH20"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "16xH200", "bf16"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "32xH100", "bf16"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "32xA100-80GB", "bf16"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "16xA100-80GB", "int8"), {}, SGLANG),
+    (True, ("DeepSeek-V3", "32xL40S", "int8"), {}, SGLANG),
+    (True, (AWQ, "8xA100-80GB"), {"context": 65_000}, "huggingface cognitivecomputations/DeepSeek-V3-AWQ"),
+    (True, (AWQ, "4xH200"), {"context": 65_000}, "huggingface cognitivecomputations/DeepSeek-V3-AWQ"),
+    (False, (AWQ, "8xL40S"), {"context": 65_000, "split": "tensor 8"}, "same page: OOM"),
+    (False, (AWQ, "8xL40S"), {"context": 4352, "batch": 32, "split": "tensor 8"}, "same page: OOM"),
+    (False, ("DeepSeek-V3", "8xH100"), {}, "DeepSeek-V3 README: weights of 671 GB"),
+    (True, (K2, "16xH200"), {"context": 131_072, "split": "tensor 16"}, KIMI),
+    (True, (K2, "16xH20"), {"context": 131_072, "split": "data 16"}, KIMI),
+    (False, (K2, "8xH200"), {"context": 131_072}, KIMI),
+    (True, ("DeepSeek-V4-Pro", "8xH200"), {"context": 86_016}, "docs.nvidia.com, dynamo, recipes, deepseek-v4-pro"),
+    (True, ("DeepSeek-V2", "8xA100-80GB"), {}, "DeepSeek-V2 README, section 7"),
+    (True, ("DeepSeek-V2-Lite", "A100-40GB"), {}, "DeepSeek-V2-Lite README, section 7"),
+    (True, ("deepseek-moe-16b-base", "A100-40GB"), {}, "DeepSeek-MoE README"),
+    (True, ("deepseek-llm-67b-base", "8xA100-40GB"), {}, "DeepSeek-LLM README, section 4"),
+]
+
+
+@pytest.mark.parametrize(("runs", "request_", "options", "source"), DOCUMENTED)
+def test_documented_deployments(runs, request_, options, source):
+    assert plan(*request_, **options).fits == runs, source
+
+
+def test_documented_speeds_stay_below_the_bounds():
+    served = plan("DeepSeek-V3", "144xH800", context=4989, batch=144 * 64, split="data 144")
+    assert served.fits and 14_800 < served.tokens_per_second / 18 < 69_000  # open-infra-index, day 6: a node
+    for hardware, measured in (("8xH100", 61.5), ("4xH200", 58.4), ("8xA100-80GB", 46.8)):
+        assert plan(AWQ, hardware, context=2050).tokens_per_second > measured  # the AWQ page above, batch 1
+
+
+# --------------------------------------------------------------------------------------------- splits and bounds
+
+REQUESTS = st.tuples(
+    st.sampled_from(["DeepSeek-V3", "DeepSeek-V3.2", "DeepSeek-V4-Flash", "DeepSeek-V2-Lite", "deepseek-llm-67b-base"]),
+    st.sampled_from([1, 2, 6, 8, 16, 24]),
+    st.sampled_from([512, 4096, 60_000]),
+    st.integers(1, 200),
+)
+
+
+@settings(max_examples=25, derandomize=True, deadline=None, database=None)
+@given(REQUESTS)
+def test_every_split_holds_all_and_none_is_faster_than_all_cards_together(request):
+    name, cards, context, batch = request
+    model = planner.open_model(name)[1]
+    context = min(context, model["max_position_embeddings"])
+    best = plan(name, f"{cards}xH200", context=context, batch=batch)
+    ready = planner._Model(model, "published", "bfloat16")
+    found = [
+        planner._split(ready, HARDWARE["H200"], way, context, 0, batch, None) for way in planner._ways(ready, cards)
+    ]
+    assert best.split in [split.name for split in found]
+    whole = architecture.weight_bytes(model, "published") - 4 * architecture.count_parameters(model).router_bias
+    for split in found:
+        assert split.pipeline * split.tensor * split.data == cards
+        assert split.fullest * cards >= whole * 0.999 + best.cache
+        assert split.fits == (split.fullest <= best.room)
+        if split.fits:
+            assert best.fits and (best.step_seconds <= split.step_seconds or split.tensor > 8)
+        used = ready.read_bytes(1, 1, 1) / (cards * 4.8e12)
+        assert split.step_seconds >= used * 0.999 and split.prefill_seconds >= split.first_token_seconds * 0.999
+    if best.cards_needed is not None and best.fits:
+        assert best.cards_needed <= cards
+
+
+def test_what_fits_is_one_card_more_than_what_does_not():
+    for request_, options in (
+        (("DeepSeek-V3", "H100", "float8"), {"context": 65_536, "batch": 32}),
+        (("deepseek-llm-67b-base", "A100-40GB"), {}),
+    ):
+        needed = plan(*request_, **options).cards_needed
+        assert plan(*request_, cards=needed, **options).fits
+        assert not plan(*request_, cards=needed - 1, **options).fits
+
+
+def test_expert_parallel_cards_read_the_rest_each():
+    made = plan("DeepSeek-V3", "320xH100", "float8", context=4096, batch=320 * 32, split="expert 320")
+    count = architecture.count_parameters(V3)
+    experts = 58 * 3 * 7168 * 2048 * 256 * (1 - (1 - 8 / 256) ** (320 * 32)) / 320
+    rest = architecture.weight_bytes(V3, "float8") - count.routed_experts - 2 * count.embedding
+    cache = 32 * architecture.kv_cache_bytes(V3, 4096)
+    assert made.step_seconds == pytest.approx((experts + rest + cache) / 3.35e12)
+    assert made.split == "data 320, experts over 320"
+
+
+def test_a_sparse_step_reads_index_keys_and_what_they_select():
+    made = plan("DeepSeek-V3.2", "8xH200", context=131_072, batch=32, split="data 8", cache="fp8_ds_mla")
+    dense = plan("DeepSeek-V3", "8xH200", context=131_072, batch=32, split="data 8")
+    read = 61 * (2048 * 656 + 131_072 * 132) * 4 / 4.8e12
+    longer = plan("DeepSeek-V3.2", "8xH200", context=65_536, batch=32, split="data 8", cache="fp8_ds_mla")
+    assert made.step_seconds - longer.step_seconds == pytest.approx(61 * 65_536 * 132 * 4 / 4.8e12)
+    assert read < made.step_seconds < dense.step_seconds
+
+
+def test_prompts_take_the_cheaper_form_of_mla():
+    made = plan("DeepSeek-V3", "8xH200", "float8", context=131_072)
+    absorbed = 131_072 * architecture.flops_per_token(V3, 65_536).total / (8 * 1979e12)
+    assert made.first_token_seconds < absorbed
+    assert made.prefill_bound == "arithmetic"
+
+
+def test_links_only_slow_down():
+    free = plan("DeepSeek-V3", "8xH200", batch=64)
+    slow = plan("DeepSeek-V3", "8xH200", batch=64, link=1e9)
+    assert slow.step_bound == slow.prefill_bound == "links" and slow.step_seconds > free.step_seconds
+    assert plan("DeepSeek-V3", "H200", link=1e9).step_bound == "memory"
+
+
+def test_cost_is_cards_times_price_times_time():
+    made = plan("deepseek-llm-7b-base", "A100-40GB", batch=4, price=2.0)
+    assert made.cost == pytest.approx(2.0 / 3600 * 1e6 / made.tokens_per_second)
+    whole = plan("deepseek-llm-7b-base", "A100-40GB", batch=4, price=2.0, answer=512)
+    assert whole.cost > whole.prefill_seconds / (4 * 512) * 2.0 / 3600 * 1e6
+    assert plan("deepseek-llm-7b-base", "A100-40GB").cost is None
+
+
+@pytest.mark.parametrize("text", ["tensor 4", "tensor 3 x data 2", "everything", "tensor 16", 8])
+def test_a_split_must_be_one_of_the_cards_and_the_model(text):
+    with pytest.raises(PlanError, match="split"):
+        plan("DeepSeek-V3", "8xH200", split=text)
+
+
+# -------------------------------------------------------------------------------------------------------- cards
+
+
+def test_every_card_has_a_source_and_numbers_in_order():
+    wanted = "A100-40GB A100-80GB H100 H800 H20 H200 B200 L40S L4 T4 RTX4090 RTX5090 MI300X laptop"
+    assert set(wanted.split()) <= set(HARDWARE)
+    for card in HARDWARE.values():
+        assert card.source and card.room < card.memory
+        assert 1 < card.speed("bfloat16") / card.bandwidth < 700
+        assert card.speed("int4") == card.speed("bfloat16") == card.speed("float16")
+
+
+def test_weights_run_in_the_next_wider_arithmetic():
+    a100, b200, t4 = (HARDWARE[name] for name in ("A100-80GB", "B200", "T4"))
+    assert a100.speed("float8") == 312e12 and a100.speed("int8") == 624e12  # W8A16
+    assert b200.speed("float4") == 9e15 and HARDWARE["H100"].speed("float4") == 1979e12
+    assert t4.speed("bfloat16") == 65e12
+    assert plan("DeepSeek-V3", "16xA100-80GB", "float8").fits
+
+
+def test_a_card_of_ones_own(capsys):
+    card = planner.parse_card("name=mine,memory=24e9,bandwidth=1e12,bf16=1e14,fp8=2e14")
+    assert card == Hardware("mine", 24e9, 1e12, {"bfloat16": 1e14, "float8": 2e14})
+    words = ["plan", "DeepSeek-V2-Lite", "--card", "name=mine,memory=24e9,bandwidth=1e12,bf16=1e14", "--cards", "2"]
+    assert cli.main(words) == 0 and "2xmine" in capsys.readouterr().out
+    assert cli.main([*words, "--hardware", "H200"]) == 2
+    assert "both name cards" in capsys.readouterr().err
+    for bad in ("memory=24e9", "memory=24,bandwidth=1,bf16=x", "24", "memory=24e9,bandwidth=1e12", "memory=1,x=2"):
+        assert cli.main(["plan", "DeepSeek-V2-Lite", "--card", bad]) == 2
+        assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "peak", [{}, None, {"bfloat16": 0}, {"bfloat16": -1.0}, {"bfloat16": "fast"}, {"fp5": 1}, {"int8": 1}]
+)
+def test_hardware_without_arithmetic_is_refused(peak):
+    with pytest.raises(PlanError, match=r"mine needs (its|a) peak|no precision 'fp5'"):
+        Hardware("mine", 1e9, 1e9, peak)
+
+
+def test_numbers_of_numpy_and_files_are_welcome(tmp_path):
+    assert plan("DeepSeek-V3", "8xH200", context=np.int64(4096), batch=np.int32(2)).batch == 2
+    folder = tmp_path / "Kimi"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(K2), encoding="utf-8")
+    made = plan(folder, "16xH200")
+    assert made == plan(str(folder / "config.json"), "16xH200") and made.model == "Kimi"
+    json.dumps(made.record())
+
+
+def test_the_published_form_is_planned_from_the_shell(capsys):
+    assert cli.main(["plan", "DeepSeek-V4-Pro", "--hardware", "8xH200", "--price", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "it fits: tensor 8" in printed and "850.4 GB" in printed and "cost at least" in printed
+    assert cli.main(["params", "DeepSeek-V4-Pro", "--dtype", "published"]) == 0
+    assert "850,433," in capsys.readouterr().out

@@ -550,7 +550,7 @@ def _way(text: Any, ways: list[tuple[int, int, int]], cards: int) -> tuple[int, 
     parts = re.findall(r"(pipeline|tensor|data|expert)\D*(\d+)", str(text).lower().partition(",")[0])
     said = {kind.replace("expert", "data"): int(size) for kind, size in parts}
     way = tuple(said.get(kind, 1) for kind in ("pipeline", "tensor", "data"))
-    if not parts and cards > 1 or math.prod(way) != cards:
+    if (not parts and cards > 1) or math.prod(way) != cards:
         raise PlanError(f'split must look like "tensor {cards}", its product being {cards} cards; got {text!r}')
     if way not in ways:
         raise PlanError(f"split {text!r} does not divide the model's layers, heads or columns")

@@ -82,7 +82,7 @@ _KINDS = {  # what a list with one entry per layer may hold
     ("deepseek_v4", "mlp_layer_types"): ("moe", "hash_moe"),
 }
 _COMPRESS_RATIOS = (0, 4, 128)  # window, CSA, HCA, as the published V4 configurations spell them
-_NOT_READ = ("model_type", "rope_scaling", "rope_parameters", "quantization_config")
+_NOT_READ = ("model_type", "torch_dtype", "dtype", "rope_scaling", "rope_parameters", "quantization_config")
 
 
 def read(config: Any) -> Shape:
@@ -133,7 +133,13 @@ RELATIVES = {  # `model_type` or an entry of `architectures`, and the family tha
     "GlmMoeDsaForCausalLM": "glm_moe_dsa",
 }
 _INSIDE = ("text_config", "language_config")  # where models that also see keep their language model
-_INHERITED = ("model_type", "tie_word_embeddings", "quantization_config", "torch_dtype", "dtype")  # what it has from around it
+_INHERITED = (
+    "model_type",
+    "tie_word_embeddings",
+    "quantization_config",
+    "torch_dtype",
+    "dtype",
+)  # what it has from around it
 _INFERENCE = {  # DeepSeek's own inference code: its names and ours
     "dim": "hidden_size",
     "inter_dim": "intermediate_size",
@@ -176,6 +182,8 @@ def of_the_course(config: Any) -> Any:
         kind = "deepseek_v3" if given.get("score_func", "softmax") == "sigmoid" else "deepseek_v2"
         given |= {"model_type": "deepseek_v32" if "index_topk" in given else kind}
         given |= {"q_lora_rank": given.get("q_lora_rank") or None}
+        if given.get("dtype") == "fp8":
+            given["quantization_config"] = {"quant_method": "fp8", "weight_block_size": (128, 128)}
     given["model_type"] = _family(given)
     if given["model_type"] == "deepseek_v2" and (given.get("use_mla") is False or _no_latent(given)):
         given = {name: value for name, value in given.items() if name not in (*_LATENT, "head_dim")}
