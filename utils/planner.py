@@ -2,8 +2,9 @@
 
 Bytes come from `utils.architecture`. A model *fits* when a named split over the cards leaves every card with room.
 Times are *rooflines* (Williams et al. 2009): a step takes at least the time to read what each card must read, and at
-least the time of its arithmetic. Real systems stay below. Two things are estimates, and say so: activations, and how
-many experts a batch touches (if all are chosen equally often; favourites would touch fewer).
+least the time of its arithmetic. Real systems stay below, unless they get several tokens from a step (multi-token
+prediction). Two things are estimates, and say so: activations, and how many experts a batch touches (if all are chosen
+equally often; favourites would touch fewer).
 """
 
 import functools
@@ -329,8 +330,8 @@ class _Model:
         """Bytes on the fullest card; the last stages have the head, the first the embedding and no extra layer."""
         sequences, keys = -(-batch // data), -(-self.key_heads // tensor) / self.key_heads
         tokens = min(PREFILL_CHUNK, sequences * context)
-        weights = self._sums(lambda kind: self.layer_bytes(kind, tensor, tensor * data), (tensor, data))
-        cache = self._sums(lambda kind: self.cache_bytes(kind, context), context)
+        weights = self._sums(lambda kind: self.layer_bytes(kind, tensor, tensor * data), ("weights", tensor, data))
+        cache = self._sums(lambda kind: self.cache_bytes(kind, context), ("cache", context))
         each, extra = divmod(len(self.layers), pipeline)
         found, start = [], 0
         for stage in range(pipeline):
@@ -356,7 +357,7 @@ class _Model:
 
     def attention_flops(self, tokens: int, prompt: bool = False) -> int:
         """FLOPs of attention for one sequence: a whole prompt, or one token after so many."""
-        if (key := (tokens, prompt)) not in self._sizes:
+        if (key := ("attention", tokens, prompt)) not in self._sizes:
             one = architecture.flops_per_token(self.c, 0 if prompt else tokens).attention
             self._sizes[key] = architecture.prompt_attention_flops(self.c, tokens) if prompt else one
         return self._sizes[key]
@@ -427,8 +428,6 @@ def plan(
     precision = precision if precision == PUBLISHED else _format(precision)
     cache = cache if cache == PACKED_CACHE else _format(cache)
     ready = _Model(config, precision, cache)
-    if "num_experts_per_tok" in shapes.REQUIRED[ready.c.model_type]:
-        architecture.count_parameters(config).activated()  # says it if the number of chosen experts is open
 
     def split_as(way: tuple[int, int, int]) -> Split:
         return _split(ready, card, way, context, answer, batch, link)
