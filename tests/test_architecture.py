@@ -951,6 +951,19 @@ WILD = {  # a configuration as people have it, and the same in the words of its 
         {"model_type": "deepseek_vl_v2", "tie_word_embeddings": True, "language_config": SMALL["deepseek_v2"]},
         {**SMALL["deepseek_v2"], "tie_word_embeddings": True},
     ),
+    "OCR, without a type inside": (
+        {
+            "model_type": "deepseek_vl_v2",
+            "language_config": {
+                **{name: value for name, value in SMALL["deepseek_v2"].items() if name != "model_type"},
+                "use_mla": False,
+                "kv_lora_rank": None,
+                "q_lora_rank": None,
+                "v_head_dim": 0,
+            },
+        },
+        PLAIN,
+    ),
     "what the class has anyway is left out": (
         {"model_type": "multi_modality", "language_config": {"model_type": "llama", "num_hidden_layers": 30}},
         {
@@ -983,6 +996,17 @@ def test_configurations_from_the_wild_are_those_of_their_family(case):
     wild, plain = WILD[case]
     assert count_parameters(wild) == count_parameters(plain)
     assert kv_cache_bytes(wild, 9) == kv_cache_bytes(plain, 9)
+
+
+def test_relatives_have_their_published_totals():
+    glm = CONFIG_MAPPING["glm_moe_dsa"]()  # its defaults are GLM-5's shape, published as 744B
+    assert round(count_parameters(glm).total / 1e9) == 744
+    eight = {
+        **SMALL["qwen3"],
+        **dict(vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, head_dim=128),
+        **dict(num_attention_heads=32, num_key_value_heads=8),
+    }
+    assert count_parameters(eight).total == 8_190_735_360  # Qwen3-8B on the hub
 
 
 def test_deepseeks_own_inference_format():

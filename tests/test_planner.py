@@ -205,7 +205,7 @@ DOCUMENTED = [  # what is documented to run or not to, and where
     (True, ("DeepSeek-V2", "8xA100-80GB"), {}, "DeepSeek-V2 README, section 7"),
     (True, ("DeepSeek-V2-Lite", "A100-40GB"), {}, "DeepSeek-V2-Lite README, section 7"),
     (True, ("deepseek-moe-16b-base", "A100-40GB"), {}, "DeepSeek-MoE README"),
-    (True, ("deepseek-llm-67b-base", "8xA100-40GB"), {}, "DeepSeek-LLM README, section 4"),
+    (True, ("deepseek-llm-67b-base", "8xA100-40GB"), {}, "DeepSeek-LLM README, table of memory"),
 ]
 
 
@@ -219,6 +219,30 @@ def test_documented_speeds_stay_below_the_bounds():
     assert served.fits and 14_800 < served.tokens_per_second / 18 < 69_000  # open-infra-index, day 6: a node
     for hardware, measured in (("8xH100", 61.5), ("4xH200", 58.4), ("8xA100-80GB", 46.8)):
         assert plan(AWQ, hardware, context=2050).tokens_per_second > measured  # the AWQ page above, batch 1
+
+
+MEASURED = {  # GiB a card at 256 ... 4,096 tokens, by batch; None ran out of memory: table of memory in DeepSeek-LLM's README
+    ("deepseek-llm-7b-base", "A100-40GB", "one card"): {
+        1: [13.29, 13.63, 14.47, 16.37, 21.25],
+        2: [13.63, 14.39, 15.98, 19.82, 29.59],
+        4: [14.47, 15.82, 19.04, 26.65, None],
+    },
+    ("deepseek-llm-67b-base", "8xA100-40GB", "pipeline 8"): {
+        1: [16.92, 17.11, 17.66, 20.01, 33.23],
+        2: [17.04, 17.28, 18.55, 25.27, None],
+        4: [17.20, 17.80, 21.28, 33.71, None],
+    },
+}
+
+
+@pytest.mark.parametrize("deployment", MEASURED)
+def test_measured_memory_of_plain_code(deployment):
+    name, hardware, split = deployment
+    for batch, row in MEASURED[deployment].items():
+        for context, measured in zip((256, 512, 1024, 2048, 4096), row, strict=True):
+            made = plan(name, hardware, context=context, batch=batch, split=split, plain=True)
+            assert made.fits == (measured is not None)
+            assert measured is None or made.fullest / 2**30 == pytest.approx(measured, rel=0.11)
 
 
 # --------------------------------------------------------------------------------------------- splits and bounds

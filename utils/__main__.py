@@ -74,6 +74,8 @@ def _parser() -> argparse.ArgumentParser:
     plan.add_argument("--answer", type=int, default=0, metavar="TOKENS", help="of them written, for the cost")
     plan.add_argument("--batch", type=int, default=1, help="sequences at a time (default: 1)")
     plan.add_argument("--link", type=float, metavar="BYTES", help="a second from other cards (default: not counted)")
+    plan.add_argument("--split", help='for example "tensor 8" or "pipeline 2 x tensor 4" (default: the best one)')
+    plan.add_argument("--plain", action="store_true", help="plain library code in place of a server")
     plan.add_argument("--price", type=float, help="of a card for an hour, for the cost")
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
@@ -146,7 +148,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         arguments.context,
         arguments.batch,
         arguments.cards,
-        **{name: getattr(arguments, name) for name in ("cache", "answer", "link", "price")},
+        **{name: getattr(arguments, name) for name in ("cache", "answer", "link", "price", "split", "plain")},
     )
     if arguments.json:
         print(json.dumps(made.record(), indent=1))

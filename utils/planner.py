@@ -267,9 +267,9 @@ def _activations(c: shapes.Shape, tokens: float, batch: float, tensor: int) -> f
 class _Model:
     """A configuration with its formats, ready to be split; all sizes in bytes."""
 
-    def __init__(self, config: Any, precision: str, cache: str) -> None:
+    def __init__(self, config: Any, precision: str, cache: str, plain: bool = False) -> None:
         config = shapes.of_the_course(config)
-        self.c, self.cache = shapes.read(config), cache
+        self.c, self.cache, self.plain = shapes.read(config), cache, plain
         self.formats = architecture.weight_formats(config, precision)
         self.layers = architecture.layer_kinds(self.c)
         self.blocks = {kind: architecture.layer_blocks(self.c, *kind) for kind in set(self.layers)}
@@ -329,7 +329,6 @@ class _Model:
     def fullest(self, pipeline: int, tensor: int, data: int, context: int, batch: int) -> float:
         """Bytes on the fullest card; the last stages have the head, the first the embedding and no extra layer."""
         sequences, keys = -(-batch // data), -(-self.key_heads // tensor) / self.key_heads
-        tokens = min(PREFILL_CHUNK, sequences * context)
         weights = self._sums(lambda kind: self.layer_bytes(kind, tensor, tensor * data), ("weights", tensor, data))
         cache = self._sums(lambda kind: self.cache_bytes(kind, context), ("cache", context))
         each, extra = divmod(len(self.layers), pipeline)
@@ -340,9 +339,21 @@ class _Model:
             first, last = stage == 0, stage == pipeline - 1
             size += self.end_bytes(tensor, ("embedding",)) if first or (last and self.c.tie_word_embeddings) else 0
             size += self.end_bytes(tensor, ("lm_head", "norms", "hyper_connections")) if last else 0
-            found.append(size + _activations(self.c, tokens, sequences if last else 0, tensor))
+            found.append(size + self.activations(tensor, context, sequences, last))
             start = end
         return max(found)
+
+    def activations(self, tensor: int, context: int, sequences: int, last: bool) -> float:
+        """An estimate of what a card holds besides weights and cache; `last` cards have the logits.
+
+        Plain library code reads whole prompts and writes out logits of all tokens and scores of all pairs, with
+        copies in 32 bit: 12 and 16 bytes each, fitted to the memory tables in the README of DeepSeek LLM.
+        """
+        if not self.plain:
+            tokens = min(PREFILL_CHUNK, sequences * context)
+            return _activations(self.c, tokens, sequences if last else 0, tensor)
+        logits = 12 * self.c.vocab_size * sequences * context if last else 0
+        return max(logits, 16 * self.c.num_attention_heads * sequences * context**2) / tensor
 
     def _sums(self, size: Callable[[Any], float], key: Any) -> list[float]:
         """Sums over the first 0, 1, ... layers, kept under a key."""
@@ -390,6 +401,7 @@ def plan(
     link: float | None = None,
     price: float | None = None,
     split: str | None = None,
+    plain: bool = False,
 ) -> Plan:
     """Plan to serve a model: bytes, a split that fits, and the bounds of reading prompts and of writing.
 
@@ -406,6 +418,7 @@ def plan(
         price: of a card for an hour.
         split: "tensor 8", "pipeline 2 x tensor 8", "data 8", ...; the best one without it. Data parallel groups share
             the routed experts of a mixture.
+        plain: plan for plain library code, which reads whole prompts and writes scores out, instead of a server.
 
     Raises:
         PlanError: unknown hardware or format, contradicting numbers of cards, a context beyond the model's, or a
@@ -427,7 +440,7 @@ def plan(
             raise PlanError(f"{label} must be a number above 0; got {value!r}")
     precision = precision if precision == PUBLISHED else _format(precision)
     cache = cache if cache == PACKED_CACHE else _format(cache)
-    ready = _Model(config, precision, cache)
+    ready = _Model(config, precision, cache, plain)
 
     def split_as(way: tuple[int, int, int]) -> Split:
         return _split(ready, card, way, context, answer, batch, link)
@@ -437,7 +450,7 @@ def plan(
     pure = {"tensor": (1, number, 1), "pipeline": (number, 1, 1), "expert" if ready.mixture else "data": (1, 1, number)}
     weights = architecture.weight_bytes(config, precision)
     held = architecture.kv_cache_bytes(config, context, batch, cache)
-    activations = activation_bytes(config, min(PREFILL_CHUNK, batch * context), batch)
+    activations = int(ready.activations(1, context, batch, last=True))
     cost = None
     if price is not None:
         seconds = best.step_seconds / batch
@@ -524,8 +537,8 @@ def _prefill(
     cards = tensor * pipeline
     arithmetic = m.arithmetic(card, own * prompt / cards, batch * prompt / (cards * data), own / cards)
     arithmetic += own / cards * m.attention_flops(prompt, prompt=True) / m.attention_speed(card)
-    passes = -(-own * prompt // PREFILL_CHUNK)
-    tokens = min(PREFILL_CHUNK, own * prompt) * min(data, batch)
+    chunk = own * prompt if m.plain else min(PREFILL_CHUNK, own * prompt)
+    passes, tokens = -(-own * prompt // chunk), chunk * min(data, batch)
     layers = m.read_bytes(tensor, tensor * data, tokens) - m.head_bytes(tensor)
     read = layers * max(passes / pipeline, 1) + m.head_bytes(tensor) / pipeline
     moved = m.links(tensor, data, own * prompt) / pipeline
@@ -587,7 +600,7 @@ def open_model(model: Any) -> tuple[str, dict[str, Any]]:
         KeyError: no file is there, and the catalog does not have the name.
         ConfigError: a configuration that cannot be read.
     """
-    if isinstance(model, (str, Path)) and (Path(model).exists() or str(model).endswith(".json")):
+    if isinstance(model, Path) or (isinstance(model, str) and model and (".json" in model or Path(model).exists())):
         path = Path(model).resolve()
         name = path.parent.name if path.name == "config.json" else path.stem
         return name, shapes.of_the_course(shapes.load(path))

@@ -121,6 +121,7 @@ def read(config: Any) -> Shape:
 RELATIVES = {  # `model_type` or an entry of `architectures`, and the family that has exactly these layers
     "kimi_k2": "deepseek_v3",
     "KimiK2ForCausalLM": "deepseek_v3",
+    "deepseek_vl_v2": "deepseek_v2",  # VL2 and OCR
     "LlamaForCausalLM": "llama",
     "Qwen2ForCausalLM": "qwen2",
     "Qwen3ForCausalLM": "qwen3",
