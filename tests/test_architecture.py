@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DeepseekV2Config
 from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 
-from utils import architecture, shapes
+from utils import architecture, formats, shapes
 from utils.architecture import count_parameters, flops_per_token, kv_cache_bytes, weight_bytes
 
 PUBLISHED = {
@@ -1003,8 +1003,13 @@ def test_relatives_have_their_published_totals():
     assert round(count_parameters(glm).total / 1e9) == 744
     eight = {
         **SMALL["qwen3"],
-        **dict(vocab_size=151936, hidden_size=4096, intermediate_size=12288, num_hidden_layers=36, head_dim=128),
-        **dict(num_attention_heads=32, num_key_value_heads=8),
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
     }
     assert count_parameters(eight).total == 8_190_735_360  # Qwen3-8B on the hub
 
@@ -1118,10 +1123,10 @@ def test_modules_that_are_named_stay_in_16_bit():
         {"quant_method": "compressed-tensors", "config_groups": {"group_0": int4}, "ignore": kept},
         {"quant_method": "awq", "bits": 4, "group_size": 8, "modules_to_not_convert": ["self_attn", "shared_experts"]},
     ):
-        formats = architecture.weight_formats({**SMALL["deepseek_v3"], "quantization_config": quantization})
-        assert formats["routed_experts"].name == "int4"
-        assert formats["attention"].name == formats["shared_experts"].name == formats["router"].name == "bfloat16"
-    assert formats["dense_ffn"].name == "int4"
+        found = formats.weight_formats({**SMALL["deepseek_v3"], "quantization_config": quantization})
+        assert found["routed_experts"].name == "int4"
+        assert found["attention"].name == found["shared_experts"].name == found["router"].name == "bfloat16"
+    assert found["dense_ffn"].name == "int4"
     with pytest.raises(ValueError, match="quant_method = 'aqlm': must be fp8, bitsandbytes, awq"):
         weight_bytes({**SMALL["llama"], "quantization_config": {"quant_method": "aqlm"}}, "published")
 

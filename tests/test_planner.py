@@ -221,7 +221,8 @@ def test_documented_speeds_stay_below_the_bounds():
         assert plan(AWQ, hardware, context=2050).tokens_per_second > measured  # the AWQ page above, batch 1
 
 
-MEASURED = {  # GiB a card at 256 ... 4,096 tokens, by batch; None ran out of memory: table of memory in DeepSeek-LLM's README
+# GiB a card at 256 ... 4,096 tokens, by batch; None ran out of memory. Source: the table in DeepSeek-LLM's README
+MEASURED = {
     ("deepseek-llm-7b-base", "A100-40GB", "one card"): {
         1: [13.29, 13.63, 14.47, 16.37, 21.25],
         2: [13.63, 14.39, 15.98, 19.82, 29.59],

@@ -7,104 +7,32 @@ prediction). Two things are estimates, and say so: activations, and how many exp
 equally often; favourites would touch fewer).
 """
 
-import functools
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from utils import architecture, catalog, shapes
-from utils.architecture import DTYPE_BITS, PACKED_CACHE, PUBLISHED
-from utils.errors import CourseError
+from utils.cards import (  # noqa: F401
+    HARDWARE,
+    RESERVE,
+    Hardware,
+    PlanError,
+    how_many,
+    parse_card,
+    parse_hardware,
+    positive,
+    precision_name,
+    whole,
+)
+from utils.formats import PACKED_CACHE, PUBLISHED, weight_formats
 
 PREFILL_CHUNK = 4096  # tokens that are read at once; servers cut longer prompts
-RESERVE = 0.05  # share of a card that driver and libraries take
 NODE = 8  # cards in one machine: tensor splits beyond it are chosen only if nothing else fits
 _MOST_CARDS = 4096  # where the search for the number of cards ends
-
-
-class PlanError(CourseError, ValueError):
-    """Something about the model, the hardware or the request does not fit; the message says what is allowed."""
-
-
-@dataclass(frozen=True)
-class Hardware:
-    """One card.
-
-    Attributes:
-        name: "H100".
-        memory: bytes.
-        bandwidth: bytes a second from its memory.
-        peak: dense arithmetic in FLOP/s (or integer operations), by format; one of 16 or 32 bit is needed.
-        source: where the numbers come from.
-        link: bytes a second that it can receive from other cards, if known. `plan` counts links when asked to.
-        reserve: share of the memory that driver, libraries or system take.
-    """
-
-    name: str
-    memory: float
-    bandwidth: float
-    peak: dict[str, float]
-    source: str = "its owner"
-    link: float | None = None
-    reserve: float = RESERVE
-
-    def __post_init__(self) -> None:
-        for field in ("memory", "bandwidth"):
-            if not _positive(getattr(self, field)):
-                unit = "in bytes" if field == "memory" else "in bytes a second"
-                raise PlanError(f"{self.name} needs its {field} {unit}, more than 0; got {getattr(self, field)!r}")
-        if not isinstance(self.peak, dict) or not all(map(_positive, self.peak.values())):
-            raise PlanError(f"{self.name} needs its peak as FLOP/s by format, more than 0; got {self.peak!r}")
-        object.__setattr__(self, "peak", {_format(name): speed for name, speed in self.peak.items()})
-        if not any(DTYPE_BITS[name] >= 16 for name in self.peak):
-            raise PlanError(f"{self.name} needs a peak for bfloat16 or float16; got {', '.join(self.peak) or 'none'}")
-        if self.link is not None and not _positive(self.link):
-            raise PlanError(f"{self.name} needs its link in bytes a second, more than 0; got {self.link!r}")
-        if not isinstance(self.reserve, (int, float)) or not 0 <= self.reserve < 1:
-            raise PlanError(f"{self.name} needs its reserve as a share from 0 to below 1; got {self.reserve!r}")
-
-    @property
-    def room(self) -> float:
-        """Bytes of its memory after the reserve."""
-        return self.memory * (1 - self.reserve)
-
-    def speed(self, name: str) -> float:
-        """FLOP/s for weights of this format. What it lacks is multiplied in the next wider format that it has, of
-        the same kind or of 16 bit: 4-bit integers run as W4A16 everywhere, FP8 as W8A16 on an A100."""
-        bits = DTYPE_BITS[name]
-        wider = [f"{name.rstrip('0123456789')}{size}" for size in (4, 6, 8) if size >= bits] if name != "int4" else []
-        sixteen = ["bfloat16", "float16", "float32"] if bits <= 16 else ["float32", "bfloat16", "float16"]
-        return next(self.peak[found] for found in [name, *wider, *sixteen] if found in self.peak)
-
-
-@functools.cache
-def _cards() -> dict[str, Hardware]:
-    text = resources.files("utils").joinpath("data", "cards.json").read_text(encoding="utf-8")
-    return {record["name"]: Hardware(**record) for record in json.loads(text)}
-
-
-def _positive(value: Any) -> bool:
-    try:
-        return not isinstance(value, (bool, str)) and 0 < float(value) < math.inf
-    except (TypeError, ValueError):
-        return False
-
-
-def _format(name: Any) -> str:
-    try:
-        return architecture.format_name(name)
-    except shapes.ConfigError as error:
-        near = ", ".join(DTYPE_BITS)
-        raise PlanError(f"no precision {name!r}; there are {PUBLISHED}, {near}") from error
-
-
-HARDWARE = _cards()
 
 
 @dataclass(frozen=True)
@@ -193,48 +121,6 @@ class Plan:
         return asdict(self)
 
 
-def parse_hardware(text: str) -> tuple[int, Hardware]:
-    """Number of cards and card from "8xH200", "4*A100-80GB" or "2 x RTX 4090", or one card from "H200".
-
-    Raises:
-        PlanError: not of that form, no card, or an unknown one; the message lists the known ones.
-    """
-    found = re.fullmatch(r"(?:(-?\d+)\s*[x×*])?\s*([A-Za-z][\w -]*)", text.strip())
-    if found is None:
-        raise PlanError(f"hardware must look like H200 or 8xH200; got {text!r}")
-    known, name = {_plain(name): card for name, card in HARDWARE.items()}, _plain(found[2])
-    if name not in known:
-        raise PlanError(f"no hardware {found[2]!r}; there are {', '.join(HARDWARE)}")
-    return _whole("number of cards", int(found[1] or 1)), known[name]
-
-
-def parse_card(text: str) -> Hardware:
-    """A card of one's own from "name=…,memory=…,bandwidth=…,bf16=…", with numbers such as 24e9.
-
-    `link`, `reserve` and peaks of other formats are possible as well.
-
-    Raises:
-        PlanError: not of that form, or something is missing or no number.
-    """
-    fields: dict[str, Any] = {}
-    for part in text.split(","):
-        name, equals, value = part.partition("=")
-        try:
-            fields[name.strip()] = value.strip() if name.strip() == "name" else float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise PlanError(f"a card must look like name=mine,memory=24e9,bandwidth=1e12,bf16=1e14; got {part!r}")
-    known = {name: fields.pop(name) for name in ("memory", "bandwidth", "link", "reserve") if name in fields}
-    name = fields.pop("name", "own card")
-    return Hardware(name=name, peak=fields, **{"memory": None, "bandwidth": None} | known)
-
-
-def _plain(name: str) -> str:
-    """A card's name without what people spell differently: case, spaces and dashes."""
-    return re.sub(r"[\s_-]", "", name).lower()
-
-
 def touched_experts(experts: int, chosen: int, tokens: float) -> float:
     """How many different experts of a layer `tokens` tokens use, on average, if all are chosen equally often."""
     return experts * (1 - (1 - chosen / experts) ** tokens)
@@ -270,7 +156,7 @@ class _Model:
     def __init__(self, config: Any, precision: str, cache: str, plain: bool = False) -> None:
         config = shapes.of_the_course(config)
         self.c, self.cache, self.plain = shapes.read(config), cache, plain
-        self.formats = architecture.weight_formats(config, precision)
+        self.formats = weight_formats(config, precision)
         self.layers = architecture.layer_kinds(self.c)
         self.blocks = {kind: architecture.layer_blocks(self.c, *kind) for kind in set(self.layers)}
         self.ends = architecture.end_blocks(self.c)
@@ -408,11 +294,11 @@ def plan(
     Args:
         model: a name of the catalog, a `config.json`, its folder, a dict, or a configuration of transformers.
         hardware: "8xH200", or a `Hardware` of your own with `cards`.
-        precision: of the weights: as published, or a format of `architecture.DTYPE_BITS` such as fp8.
+        precision: of the weights: as published, or a format of `formats.DTYPE_BITS` such as fp8.
         context: tokens of each sequence, prompt and answer.
         batch: sequences at a time.
         cards: number of cards, if `hardware` does not say it.
-        cache: format of the cache, or `architecture.PACKED_CACHE`.
+        cache: format of the cache, or `formats.PACKED_CACHE`.
         answer: tokens of the context that are written; the rest is the prompt.
         link: bytes a second that a card receives from others; None leaves links out.
         price: of a card for an hour.
@@ -427,19 +313,19 @@ def plan(
         ConfigError: a configuration that cannot be counted.
     """
     name, config = open_model(model)
-    number, card = _how_many(hardware, cards)
-    context, batch = _whole("context", context), _whole("batch", batch)
-    answer = _whole("answer", answer, least=0)
+    number, card = how_many(hardware, cards)
+    context, batch = whole("context", context), whole("batch", batch)
+    answer = whole("answer", answer, least=0)
     if answer >= context:
         raise PlanError(f"answer is {answer:,} tokens of a context of {context:,}; that leaves no prompt")
     limit = config.get("max_position_embeddings")
     if isinstance(limit, int) and context > limit:
         raise PlanError(f"context is {context:,} tokens; {name} reads at most {limit:,}")
     for label, value in (("link", link), ("price", price)):
-        if value is not None and not _positive(value):
+        if value is not None and not positive(value):
             raise PlanError(f"{label} must be a number above 0; got {value!r}")
-    precision = precision if precision == PUBLISHED else _format(precision)
-    cache = cache if cache == PACKED_CACHE else _format(cache)
+    precision = precision if precision == PUBLISHED else precision_name(precision)
+    cache = cache if cache == PACKED_CACHE else precision_name(cache)
     ready = _Model(config, precision, cache, plain)
 
     def split_as(way: tuple[int, int, int]) -> Split:
@@ -611,22 +497,3 @@ def open_model(model: Any) -> tuple[str, dict[str, Any]]:
         config = model if isinstance(model, dict) else model.to_dict()
         return "own model", shapes.of_the_course(config)
     raise PlanError(f"model must be a name, a config.json, its folder, a dict or a configuration; got {model!r}")
-
-
-def _how_many(hardware: Any, cards: Any) -> tuple[int, Hardware]:
-    number = None if cards is None else _whole("number of cards", cards)
-    if isinstance(hardware, Hardware):
-        return number or 1, hardware
-    if not isinstance(hardware, str):
-        raise PlanError(f"hardware must be text such as 8xH200, or a Hardware; got {hardware!r}")
-    said, card = parse_hardware(hardware)
-    if number is not None and number != said and re.match(r"\s*-?\d+\s*[x×*]", hardware):
-        raise PlanError(f"number of cards is {said} in {hardware!r} and {number} beside it; say it once")
-    return number or said, card
-
-
-def _whole(name: str, value: Any, least: int = 1) -> int:
-    try:
-        return shapes.whole_number(name, value, least)
-    except shapes.ConfigError as error:
-        raise PlanError(f"{name} must be a whole number of at least {least}; got {value!r}") from error

@@ -64,13 +64,6 @@ _OPTIONAL = {  # integers that may be absent or null
 _MAY_BE_NULL = ("q_lora_rank", *sorted(set().union(*_OPTIONAL.values())))  # where the class allows it
 _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers")
 _NULL_IS_NONE = ("tie_word_embeddings", "attention_bias", "mlp_bias", "num_nextn_predict_layers")
-_LLAMA = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-}
 _SWITCHES = {"tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False}
 _KINDS = {  # what a list with one entry per layer may hold
     ("qwen2", "layer_types"): (FULL, WINDOW),
@@ -118,21 +111,8 @@ def read(config: Any) -> Shape:
     return c
 
 
-RELATIVES = {  # `model_type` or an entry of `architectures`, and the family that has exactly these layers
-    "kimi_k2": "deepseek_v3",
-    "KimiK2ForCausalLM": "deepseek_v3",
-    "deepseek_vl_v2": "deepseek_v2",  # VL2 and OCR
-    "LlamaForCausalLM": "llama",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
-    "Qwen3MoeForCausalLM": "qwen3_moe",
-    "DeepseekForCausalLM": "deepseek",
-    "DeepseekV2ForCausalLM": "deepseek_v2",
-    "DeepseekV3ForCausalLM": "deepseek_v3",
-    "DeepseekV32ForCausalLM": "deepseek_v32",
-    "DeepseekV4ForCausalLM": "deepseek_v4",
-    "GlmMoeDsaForCausalLM": "glm_moe_dsa",
-}
+RELATIVES = {"kimik2": "deepseek_v3", "deepseekvlv2": "deepseek_v2"}
+"""Families of models with another name: Kimi-K2; VL2 and OCR. Names are without case, underscores and ForCausalLM."""
 _INSIDE = ("text_config", "language_config")  # where models that also see keep their language model
 _INHERITED = (
     "model_type",
@@ -194,7 +174,9 @@ def of_the_course(config: Any) -> Any:
     if "n_shared_experts" in given and given["n_shared_experts"] is None:
         given["n_shared_experts"] = 0
     if given.get("is_inside") and given["model_type"] == "llama":  # such files leave out what the class has anyway
-        given = {**_LLAMA, **given}
+        from transformers import LlamaConfig
+
+        given = {**{name: getattr(LlamaConfig(), name) for name in REQUIRED["llama"]}, **given}
     names = {*REQUIRED[given["model_type"]], *_OPTIONAL[given["model_type"]]}
     return {name: _number(value) if name in names else value for name, value in given.items()}
 
@@ -220,9 +202,11 @@ def _family(given: dict[str, Any]) -> str:
     """The name in `REQUIRED` of the layers that a configuration describes."""
     model_type = given.get("model_type")
     architectures = given.get("architectures")
+    known = {name.replace("_", ""): name for name in REQUIRED} | RELATIVES
     for name in (model_type, *(architectures if isinstance(architectures, list) else [])):
-        if isinstance(name, str) and (name in REQUIRED or name in RELATIVES):
-            return name if name in REQUIRED else RELATIVES[name]
+        plain = str(name).removesuffix("ForCausalLM").replace("_", "").lower()
+        if isinstance(name, str) and plain in known:
+            return known[plain]
     if model_type == "deepseek_v41":
         raise ConfigError(
             "model_type = 'deepseek_v41': no field gives the shapes of its Engram and of the projections between "
