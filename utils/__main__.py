@@ -167,6 +167,8 @@ def _plan(arguments: argparse.Namespace) -> int:
     print(f"  first token after at least {made.first_token_seconds:.3f} s, if one prompt is alone")
     print(f"  all prompts take at least {made.prefill_seconds:.2f} s (bound by {made.prefill_bound})")
     print(f"  a token for each takes at least {1e3 * made.step_seconds:.2f} ms (bound by {made.step_bound})")
+    if made.step_floor < made.step_seconds:
+        print(f"    if experts are chosen equally often; {1e3 * made.step_floor:.2f} ms if all choose the same")
     print(f"  at most {made.tokens_per_second:,.0f} tokens a second")
     if made.cost is not None:
         print(f"  a million written tokens cost at least {made.cost:,.3f}")

@@ -77,6 +77,7 @@ def _cards() -> dict[str, Hardware]:
 
 
 def positive(value: Any) -> bool:
+    """Whether it is a finite number above 0."""
     try:
         return not isinstance(value, (bool, str)) and 0 < float(value) < math.inf
     except (TypeError, ValueError):
@@ -84,11 +85,11 @@ def positive(value: Any) -> bool:
 
 
 def precision_name(name: Any) -> str:
+    """The key of `formats.DTYPE_BITS` that a format means. Raises PlanError if there is none."""
     try:
         return format_name(name)
     except shapes.ConfigError as error:
-        near = ", ".join(DTYPE_BITS)
-        raise PlanError(f"no precision {name!r}; there are {PUBLISHED}, {near}") from error
+        raise PlanError(f"no precision {name!r}; there are {PUBLISHED}, {', '.join(DTYPE_BITS)}") from error
 
 
 HARDWARE = _cards()
@@ -137,6 +138,7 @@ def _plain(name: str) -> str:
 
 
 def how_many(hardware: Any, cards: Any) -> tuple[int, Hardware]:
+    """Number of cards and card from what `plan` is given. Raises PlanError if the numbers contradict each other."""
     number = None if cards is None else whole("number of cards", cards)
     if isinstance(hardware, Hardware):
         return number or 1, hardware
@@ -149,6 +151,7 @@ def how_many(hardware: Any, cards: Any) -> tuple[int, Hardware]:
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of Python or numpy. Raises PlanError if it is none or too small."""
     try:
         return shapes.whole_number(name, value, least)
     except shapes.ConfigError as error:

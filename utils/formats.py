@@ -86,13 +86,9 @@ def weight_formats(config: Any, dtype: Any = PUBLISHED) -> dict[str, Format]:
     kept = [*KEPT, *(group for group, module in _MODULES.items() if any(_names(item, module) for item in unconverted))]
     formats = {group: high if group in kept else method for group in GROUPS}
     experts = fields.get("expert_dtype") or (fields.get("quantization_config") or {}).get("expert_dtype")
-    if (
-        dtype == PUBLISHED and experts == "fp4"
-    ):  # V4: blocks of 32 with an 8-bit exponent as scale; so are its FP8 scales
-        formats = {
-            group: Format(each.name, each.block, 8) if each.block else each for group, each in formats.items()
-        } | {"routed_experts": Format("float4", (1, 32), 8)}
-        formats |= dict.fromkeys(("compressor", "hyper_connections"), high)
+    if dtype == PUBLISHED and experts == "fp4":  # V4: all scales are 8-bit exponents, an expert has one for 32 numbers
+        formats = {group: Format(each.name, each.block, 8) if each.block else each for group, each in formats.items()}
+        formats |= {"routed_experts": Format("float4", (1, 32), 8), "compressor": high, "hyper_connections": high}
     return formats
 
 
@@ -106,7 +102,7 @@ _MODULES = {  # the name of one module of each group, as lists of unconverted mo
 
 
 def _names(item: str, module: str) -> bool:
-    """Whether an entry of a list of unconverted modules names this one: a regular expression, or a part of the path."""
+    """Whether an entry of a list of unconverted modules names this one: a regular expression, or a part of its path."""
     if item.startswith("re:"):
         return re.match(item[3:], module) is not None
     return f".{item}." in f".{module}."
@@ -123,7 +119,7 @@ def _quantization(q: dict[str, Any]) -> tuple[Format | None, list[str]]:
             return Format("float8", tuple(q.get("weight_block_size") or (0, 0)), 32), unconverted
         case "awq" | "gptq":
             bits = whole_number("quantization_config.bits", q.get("bits", q.get("w_bit", 4)), 1)
-            group = max(q.get("group_size", q.get("q_group_size", 128)), 0)  # -1 is one group for all inputs
+            group = max(q.get("group_size") or q.get("q_group_size") or 128, 0)  # -1 is one group for all inputs
             if f"int{bits}" in DTYPE_BITS:
                 return Format(f"int{bits}", (1, group), 16 + bits, 32 if method == "gptq" else 0), unconverted
         case "bitsandbytes":

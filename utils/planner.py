@@ -3,8 +3,8 @@
 Bytes come from `utils.architecture`. A model *fits* when a named split over the cards leaves every card with room.
 Times are *rooflines* (Williams et al. 2009): a step takes at least the time to read what each card must read, and at
 least the time of its arithmetic. Real systems stay below, unless they get several tokens from a step (multi-token
-prediction). Two things are estimates, and say so: activations, and how many experts a batch touches (if all are chosen
-equally often; favourites would touch fewer).
+prediction). Two things are estimates: activations, and how many experts a batch touches (if all are chosen equally
+often; with favourites it touches fewer, and `step_floor` says how fast a step is if all tokens choose the same ones).
 """
 
 import itertools
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from utils import architecture, catalog, shapes
-from utils.cards import (  # noqa: F401
+from utils.cards import (  # noqa: F401 - chapters take all of it from here
     HARDWARE,
     RESERVE,
     Hardware,
@@ -47,7 +47,8 @@ class Split:
             cards of a stage then (`experts` of them), everything else is on every group.
         fullest: bytes on the fullest card: weights, cache and activations.
         fits: whether the fullest card has room for them.
-        step_seconds, tokens_per_second, first_token_seconds, prefill_seconds, step_bound, prefill_bound: as in `Plan`.
+        step_seconds, step_bound, step_floor, tokens_per_second, first_token_seconds, prefill_seconds, prefill_bound: as
+            in `Plan`.
     """
 
     pipeline: int
@@ -58,6 +59,7 @@ class Split:
     fits: bool
     step_seconds: float
     step_bound: str
+    step_floor: float
     tokens_per_second: float
     first_token_seconds: float
     prefill_seconds: float
@@ -83,7 +85,8 @@ class Plan:
         cards_needed: smallest number of such cards for which a split fits; None beyond 4,096.
         first_token_seconds: least time to read one prompt alone on the machine.
         prefill_seconds: least time to read all prompts; `prefill_bound` is "arithmetic", "memory" or "links".
-        step_seconds: least time in which every sequence gets one token, with its `step_bound`.
+        step_seconds: least time in which every sequence gets one token, with its `step_bound`, if experts are chosen
+            equally often; `step_floor` if all tokens choose the same experts, below which no routing gets.
         tokens_per_second: batch over step_seconds.
         cost: least price of a million tokens that are written, prompts included, if there is a price.
         per_card: bytes on the fullest card of each pure split that is possible: tensor, pipeline, expert (data
@@ -112,6 +115,7 @@ class Plan:
     prefill_bound: str
     step_seconds: float
     step_bound: str
+    step_floor: float
     tokens_per_second: float
     cost: float | None
     per_card: dict[str, int]
@@ -367,6 +371,7 @@ def plan(
         prefill_bound=best.prefill_bound,
         step_seconds=best.step_seconds,
         step_bound=best.step_bound,
+        step_floor=best.step_floor,
         tokens_per_second=best.tokens_per_second,
         cost=cost,
         per_card={label: split_as(way).fullest for label, way in pure.items() if way in ways},
@@ -387,6 +392,7 @@ def _split(
         fits=fullest <= card.room,
         step_seconds=step,
         step_bound=step_bound,
+        step_floor=_step(m, card, way, context, batch, link, same_experts=True)[0],
         tokens_per_second=batch / step,
         first_token_seconds=_prefill(m, card, way, context - answer, 1, link)[0],
         prefill_seconds=prefill,
@@ -395,7 +401,13 @@ def _split(
 
 
 def _step(
-    m: _Model, card: Hardware, way: tuple[int, int, int], context: int, batch: int, link: float | None
+    m: _Model,
+    card: Hardware,
+    way: tuple[int, int, int],
+    context: int,
+    batch: int,
+    link: float | None,
+    same_experts: bool = False,
 ) -> tuple[float, str]:
     """Least seconds in which each of `batch` sequences of `context` tokens gets one more, and what bounds them.
 
@@ -407,7 +419,7 @@ def _step(
     part = batch / parts
     own = max(1, part / data)  # sequences of one group in a part
     keys = -(-m.key_heads // tensor) / m.key_heads
-    read = m.read_bytes(tensor, tensor * data, part)
+    read = m.read_bytes(tensor, tensor * data, 1 if same_experts else part)
     read += own * keys * sum(m.cache_bytes(kind, context, reading=True) for kind in m.layers)
     arithmetic = m.arithmetic(card, own / tensor, part / (tensor * data), own / tensor)
     arithmetic += own / tensor * m.attention_flops(context) / m.attention_speed(card)
