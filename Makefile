@@ -23,7 +23,7 @@ help:
 	@echo "  make course    run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
 	@echo "  make handouts  pages and a book to print, from the saved outputs, with and without solutions (ONLY=05,07)"
 	@echo "  make slides    a deck for each part of the course (ONLY=1,3)"
-	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook"
+	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook, no browser"
 	@echo "  make test      run all tests, the notebooks' outputs included"
 	@echo "  make outputs   run every notebook and compare its outputs, nothing else"
 	@echo "  make steady    compare the verdicts of several conditions: a busy core, one thread, AVX2, another seed"
@@ -33,7 +33,7 @@ help:
 	@echo "  make clean     remove .venv, build/ and caches in this folder"
 	@echo
 	@echo "docs/workshop.md has plans for a workshop of 90 minutes, half a day or two days."
-	@echo "The first command sets up .venv: about 3 minutes, 1.7 GB (Linux: 5.7 GB). It needs Python 3.11, 3.12 or 3.13."
+	@echo "The first command sets up .venv: about 3 minutes, 1.9 GB (Linux: 5.9 GB). It needs Python 3.11, 3.12 or 3.13."
 
 setup:
 	@test -n "$(PYTHON)" || { echo "No Python found. Install Python 3.11, 3.12 or 3.13, then run make again." >&2; exit 1; }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent
 
-if Path(getattr(sys.modules.get("utils"), "__file__", None) or "another").parent != HOME / "utils":
+if Path(getattr(sys.modules.get("utils"), "__file__", None) or "another").resolve().parent != HOME / "utils":
     for name in [name for name in sys.modules if name.partition(".")[0] == "utils"]:
         del sys.modules[name]
     sys.path.insert(0, str(HOME))

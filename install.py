@@ -1,6 +1,6 @@
 """Set up the course in this folder: `python install.py` makes .venv with the versions of requirements.lock.
 
-It needs Python 3.11, 3.12 or 3.13 and the internet, takes about 3 minutes and 1.7 GB (5.7 GB on Linux, where torch
+It needs Python 3.11, 3.12 or 3.13 and the internet, takes about 3 minutes and 1.9 GB (5.9 GB on Linux, where torch
 brings its CUDA libraries), and ends in milliseconds when .venv is ready. A set-up that was interrupted starts over.
 `--quiet` prints nothing when there is nothing to do. The file uses the standard library only, and only syntax that an
 old Python 3 can read, so that an old Python gets one clear line.
@@ -20,7 +20,7 @@ import time
 ROOT = os.path.dirname(os.path.abspath(__file__))
 # On Linux, torch brings its CUDA libraries, unless pip is given PyTorch's index of builds for CPUs.
 CUDA = sys.platform == "linux" and "whl/cpu" not in os.environ.get("PIP_EXTRA_INDEX_URL", "")
-VENV_GB, FREE_GB = (5.7, 10) if CUDA else (1.7, 6)  # free: also what pip unpacks on the way, and the model cache
+VENV_GB, FREE_GB = (5.9, 12) if CUDA else (1.9, 6)  # free: also what pip unpacks on the way, and the model cache
 NO_NETWORK = re.compile(
     "NewConnectionError|ConnectTimeout|ReadTimeout|NameResolutionError|ProxyError|SSLError|IncompleteRead|"
     "Connection refused|Connection reset|Network is unreachable|Temporary failure in name resolution|"

@@ -37,7 +37,7 @@ PATIENCE = 90_000  # milliseconds; a busy machine is slow
 RUN_ALL = 300_000
 expect.set_options(timeout=PATIENCE)
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")]
 
 
 @pytest.fixture(scope="module")

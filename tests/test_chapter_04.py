@@ -1,4 +1,4 @@
-"""What chapter 04 builds in its cells: top-k activations, ways to skip work, load, and two ways to balance a router."""
+"""What chapter 04 builds in its cells: top-k activations, ways to skip work, balanced routers, and routed blocks."""
 
 import itertools
 
@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from lifting import lift
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from utils import pretrain
+from utils import claims, course, pretrain
 
 keep_top, sparse = lift("04", "keep_top", "sparse")
 swiglu, masked, picked, block = lift("04", "swiglu", "masked", "picked", "block")
 load_of, auxiliary_loss, move_bias, EXPERTS = lift("04", "load_of", "auxiliary_loss", "move_bias", "EXPERTS")
+Reader, RoutedMLP, routed, swiglu_network = lift("04", "Reader", "RoutedMLP", "routed", "swiglu_network")
+SEEN, CHANNELS, WIDTH, BLOCKS, TAKEN = lift("04", "SEEN", "CHANNELS", "WIDTH", "BLOCKS", "TAKEN")
+both = lift("04", "both")
 SEEDS = st.integers(0, 2**31)
 
 
@@ -119,3 +122,74 @@ def test_a_busy_expert_becomes_less_attractive():
         move_bias(bias, torch.tensor([2.0, 1.0, 0.0]), speed=0.1)
     assert bias.tolist() == pytest.approx([-0.2, 0.0, 0.2])
     assert all(a < b for a, b in itertools.pairwise(bias.tolist()))
+
+
+def test_a_load_may_count_other_numbers_of_experts():
+    assert load_of(torch.tensor([[0, 0], [2, 2]]), 4).tolist() == [2.0, 0.0, 2.0, 0.0]
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 5), SEEDS)
+def test_blocks_left_out_and_blocks_times_zero_give_the_same(tokens, seed):
+    torch.manual_seed(seed)
+    mlp, x = RoutedMLP(swiglu_network(WIDTH).config), torch.randn(tokens, SEEN * CHANNELS)
+    mlp.bias += 0.1 * torch.randn(BLOCKS)
+    parts = mlp.gate_proj.weight, mlp.up_proj.weight, mlp.down_proj.weight.T, mlp.router.weight, mlp.bias
+    with torch.no_grad():
+        expected = mlp(x)
+        torch.testing.assert_close(torch.stack([routed(row, *parts) for row in x]), expected, atol=1e-4, rtol=1e-4)
+        assert mlp.chosen.shape == (tokens, TAKEN)
+        assert all(len(set(row)) == TAKEN for row in mlp.chosen.tolist())
+
+
+def test_the_bias_decides_who_is_chosen_and_not_what_is_computed():
+    torch.manual_seed(0)
+    mlp, x = RoutedMLP(swiglu_network(WIDTH).config), torch.randn(6, SEEN * CHANNELS)
+    mlp.bias[:TAKEN] = 100  # so these are chosen whatever the router says
+    before = mlp(x)
+    assert mlp.chosen.sort(-1).values.tolist() == [list(range(TAKEN))] * 6
+    mlp.bias[:TAKEN] = 200
+    torch.testing.assert_close(mlp(x), before)
+
+
+def test_gradients_reach_the_router_and_the_chosen_blocks_alone():
+    torch.manual_seed(0)
+    mlp, x = RoutedMLP(swiglu_network(WIDTH).config), torch.randn(1, SEEN * CHANNELS)
+    mlp(x).sum().backward()
+    touched = mlp.gate_proj.weight.grad.abs().sum(1).view(BLOCKS, -1).sum(1).nonzero().flatten().tolist()
+    assert touched == sorted(mlp.chosen[0].tolist())
+    assert mlp.router.weight.grad.abs().sum() > 0
+
+
+def test_thinning_reaches_the_small_reader_too():
+    torch.manual_seed(0)
+    reader, ids = Reader(swiglu_network(WIDTH)), torch.randint(256, (5, SEEN))
+    seen = []
+    with torch.no_grad(), sparse(reader, 0.2):
+        reader.mlp.down_proj.register_forward_pre_hook(lambda _, h: seen.append((h[0] != 0).sum(-1).unique().tolist()))
+        assert reader(ids).shape == (5, 256)
+    assert seen == [[WIDTH // 5]]
+
+
+@pytest.mark.parametrize(
+    ("quality", "clock", "verdict"),
+    [
+        (False, [True], False),  # lost quality is enough for "no", whatever the clock says
+        (False, [None], False),
+        (True, [False, False], False),
+        (True, [False, True], True),
+        (True, [None, True], True),
+        (True, [False, None], None),
+    ],
+)
+def test_a_case_of_c14_needs_both_halves(quality: bool, clock: list, verdict: bool | None):
+    assert both(quality, clock) is verdict
+
+
+def test_no_case_of_the_real_model_supports_c14():
+    path = next(path for path in course.notebook_paths() if path.name.startswith("04"))
+    found = claims.saved_verdicts(path)[0]
+    real = [case for case in found.cases if case["name"].startswith("SmolLM2")]
+    assert found.claim == "C14" and found.verdict != "holds"
+    assert len(real) == 2 and not any(case["holds"] for case in real)
+    assert all("perplexity 1." in case["measured"] for case in real)

@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifting import lift
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
+from utils import catalog
 from utils.bench import quantization as bench
 
 absmax, zero_point, grouped, largest_integer = lift("05", "absmax", "zero_point", "grouped", "largest_integer")
@@ -20,6 +22,8 @@ integer_product = lift("05", "integer_product")
 e4m3, fp8_blocks, fp8_product, stored, megabytes = lift(
     "05", "e4m3", "fp8_blocks", "fp8_product", "stored", "megabytes"
 )
+planned_share, Simulated, turns = lift("05", "planned_share", "Simulated", "turns")
+nearest_four_bits, gptq, awq = lift("05", "nearest_four_bits", "gptq", "awq")
 SEEDS, SIZES, BITS = st.integers(0, 2**31), st.integers(1, 40), st.integers(2, 8)
 many = settings(deadline=None, max_examples=40)
 
@@ -196,6 +200,82 @@ def test_stored_counts_a_tied_matrix_once_and_integers_as_bytes():
     dynamic = bench.dynamic(nn.Sequential(nn.Linear(4, 10, bias=False)))
     assert megabytes(stored(dynamic), "weight") == 40 / 1e6
     assert bench.tensor_bytes(dynamic) == 40
+
+
+def tiny(tied: bool) -> nn.Module:
+    model = nn.ModuleDict({"embed": nn.Embedding(20, 8), "body": nn.Linear(8, 8, bias=False)})
+    model["head"] = nn.Linear(8, 20, bias=False)
+    if tied:
+        model["head"].weight = model["embed"].weight
+    model["experts"] = nn.ParameterList([torch.zeros(4, 8, 8)])  # fused: no Linear
+    return model
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_planned_share_is_what_quantize_dynamic_leaves(tied):
+    model = tiny(tied)
+    before, planned = bench.tensor_bytes(model), planned_share(model)
+    assert planned == pytest.approx(bench.tensor_bytes(bench.dynamic(model)) / before)
+    with torch.device("meta"):
+        assert planned_share(tiny(tied)) == planned
+
+
+def test_the_call_skips_the_fused_experts_of_a_real_mixture_and_shrinks_a_large_dense_model():
+    for name, left in (("DeepSeek-V3", 0.982), ("DeepSeek-V2-Lite", 0.948), ("deepseek-llm-67b-base", 0.259)):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**catalog.get(name).config))
+        assert planned_share(model) == pytest.approx(left, abs=0.001)
+
+
+@settings(deadline=None, max_examples=20)
+@given(SEEDS, st.integers(1, 30), st.sampled_from([16, 200]), st.booleans())
+def test_seven_bits_and_one_scale_each_are_torchs_dynamic_layer_and_eight_are_not(seed, tokens, inputs, bias):
+    torch.manual_seed(seed)
+    full, x = nn.Linear(inputs, 24, bias=bias), torch.randn(tokens, inputs)
+    theirs = bench.dynamic(nn.Sequential(full))[0]
+    with torch.no_grad():
+        wanted = theirs(x)
+        apart = [(Simulated(full, bits, False, False)(x) - wanted).norm() / wanted.norm() for bits in (7, 8)]
+    assert apart[0] < 0.005 and apart[1] > apart[0]
+
+
+def test_a_simulated_layer_with_token_scales_keeps_quiet_tokens_apart_from_a_loud_one():
+    torch.manual_seed(0)
+    full, x = nn.Linear(64, 16, bias=False), torch.randn(8, 64)
+    x[0] *= 1000
+    with torch.no_grad():
+        wanted = full(x)[1:]
+        one, each = ((Simulated(full, 8, True, tokens)(x)[1:] - wanted).norm() for tokens in (False, True))
+    assert each < 0.02 * wanted.norm() < 0.5 * one
+
+
+def test_turns_goes_round_all_layers():
+    called = []
+    step = turns([lambda x, n=n: called.append((n, x)) for n in range(3)], "x", 2)
+    step(), step()
+    assert called == [(0, "x"), (1, "x"), (2, "x"), (0, "x")]
+
+
+@settings(deadline=None, max_examples=10)
+@given(SEEDS, st.sampled_from([32, 96]))
+def test_gptq_and_awq_are_plain_rounding_where_inputs_say_nothing(seed, width):
+    weight = numbers(seed, 5, width)
+    plain = nearest_four_bits(weight)
+    torch.testing.assert_close(gptq(weight, torch.eye(width)), plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(awq(weight, torch.ones(3, width), 0.5), plain, rtol=1e-4, atol=1e-5)
+    assert torch.equal(awq(weight, numbers(seed, 3, width), 0.0), plain)
+
+
+def test_gptq_and_awq_lose_less_of_the_output_than_plain_rounding():
+    torch.manual_seed(0)
+    weight, loud = torch.randn(48, 128), torch.ones(128)
+    loud[::32] = 30.0
+    x = (torch.randn(500, 20) @ torch.randn(20, 128) + 0.1 * torch.randn(500, 128)) * loud
+    errors = [((found - weight) @ x.T).norm() for found in (nearest_four_bits(weight), gptq(weight, x))]
+    best = min(((awq(weight, x, share) - weight) @ x.T).norm() for share in (0.2, 0.5, 0.8))
+    assert errors[1] < 0.6 * errors[0] and best < 0.8 * errors[0]
+    levels = grouped(gptq(weight, x), 32)
+    assert max(len(group.unique()) for group in levels.flatten(0, 1)) <= 15
 
 
 def test_the_bench_says_what_is_missing(monkeypatch):

@@ -26,7 +26,8 @@ eight_bit_bytes, room, budget, job = lift("06", "eight_bit_bytes", "room", "budg
 written_out, bytes_per_token, inner_width, with_layers = lift(
     "06", "written_out", "bytes_per_token", "inner_width", "with_layers"
 )
-PUBLISHED, LENGTHS = lift("06", "PUBLISHED", "LENGTHS")
+PUBLISHED, PUBLISHED_67B, LENGTHS, TABLE_1 = lift("06", "PUBLISHED", "PUBLISHED_67B", "LENGTHS", "TABLE_1")
+fits, CARD = lift("06", "fits", "CARD")
 SIZES, SEEDS = st.integers(1, 24), st.integers(0, 2**31)
 
 
@@ -148,6 +149,37 @@ def test_the_published_measurements_are_met():
     for batch, context, seen in cases:
         planned = written_out(config, context, batch) / 2**30
         assert planned > 40 if seen is None else planned == pytest.approx(seen, rel=0.10)
+
+
+def test_the_held_out_measurements_are_met_within_fifteen_percent_and_every_failure_foretold():
+    config = catalog.get("deepseek-llm-67b-base").config
+    cases = [(b, t, seen) for b, row in PUBLISHED_67B.items() for t, seen in zip(LENGTHS, row, strict=True)]
+    assert len(cases) == 25 and sum(seen is None for *_, seen in cases) == 6
+    for batch, context, seen in cases:
+        planned = written_out(config, context, batch, cards=8) / 2**30
+        assert planned > 40 if seen is None else planned == pytest.approx(seen, rel=0.15)
+
+
+def test_cards_share_weights_and_cache_but_not_the_scores():
+    config = catalog.get("deepseek-llm-7b-base").config
+    kept = architecture.weight_bytes(config) + architecture.kv_cache_bytes(config, 512, 4)
+    assert written_out(config, 512, 4) - written_out(config, 512, 4, cards=8) == pytest.approx(kept * 7 / 8)
+
+
+def test_a_plan_that_hangs_on_the_estimate_cannot_be_told(monkeypatch):
+    shape = with_layers("DeepSeek-R1-Distill-Qwen-32B")
+    monkeypatch.setitem(fits.__globals__, "shapes", {"GQA": shape})
+    left = CARD - eight_bit_bytes(shape)
+    surely, perhaps = (int(left / bytes_per_token(shape, safety)) for safety in (2, 1))
+    assert surely < perhaps
+    answers = [fits("GQA", tokens) for tokens in (1, surely, surely + 1, perhaps, perhaps + 1)]
+    assert answers == [True, True, None, None, False]
+    assert [fits("GQA", batch * 4096) for batch in (1, 8, 32)] == [True, None, False]
+
+
+def test_the_papers_table_tells_a_scale_for_a_matrix_from_vector_wise_scales():
+    assert TABLE_1["absmax"][-1] == 19.08 and TABLE_1["vector-wise"][-1] == 16.48
+    assert TABLE_1["absmax"][0] == 87.76 and TABLE_1["32-bit float"] == (25.65, 15.91, 14.43, 13.30, 12.45)
 
 
 def test_what_does_not_fit_says_what_is_missing():

@@ -1,7 +1,9 @@
 """What chapter 07 builds: batches against one-by-one decoding and `generate`, schedules against the engine."""
 
 import itertools
+import statistics
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ Request, Batch, generate, agree, make_trace, serve, computed, useful, clock_seco
 fixed, article_rule, buckets, token_budget, continuous, run_engine, POLICIES = lift(
     "07", "fixed", "article_rule", "buckets", "token_budget", "continuous", "run_engine", "POLICIES"
 )
+token_times, waits, gain_of, trial, summary = lift("07", "token_times", "waits", "gain_of", "trial", "summary")
 NAMES = list(POLICIES)
 TRACES = st.builds(make_trace, st.integers(1, 60), st.floats(0.2, 50), st.integers(0, 2**31))
 
@@ -177,9 +180,40 @@ def test_limits_that_serve_nobody_are_errors():
     with pytest.raises(ValueError, match="request 7 has 120 tokens: more than the budget of 119"):
         token_budget(119)([request])
     assert token_budget(120)([request]) == [request]
+    many = [Request(number, 0.0, 4, 4) for number in range(50)]
+    assert len(token_budget(1000)(many)) == 50 and len(token_budget(1000, rows=32)(many)) == 32
     for slots, budget in ((0, 8), (8, 7)):
         with pytest.raises(ValueError, match="1 slot or more"):
             continuous([request], slots, budget)
+
+
+def test_a_static_batch_sends_its_first_tokens_after_the_prefill_and_its_last_at_its_end():
+    batch = [Request(0, 1.0, 5, 3), Request(1, 2.0, 9, 6)]
+    (log,) = serve([replace(r, arrival=2.0) for r in batch], fixed(2))
+    times = token_times([log])
+    assert times[0][0] == times[1][0] == pytest.approx(clock_seconds([replace(r, new=1) for r in batch]) + 2)
+    assert times[1][1] == pytest.approx(log.end) and times[0][1] < log.end
+    first, _, pace, _ = waits(times, log.requests)
+    assert first == pytest.approx(times[0][0] - 2) and pace == pytest.approx((log.end - times[1][0]) / 5)
+
+
+@pytest.mark.parametrize("ratio", [30, 200])
+def test_the_rule_wins_with_short_answers_and_loses_with_long_ones_on_both_clocks(ratio: int):
+    short, long = (gain_of(article_rule, answers, ratio) for answers in ((4, 16), (128, 512)))
+    assert len(short) == 10 and min(short) > 1.1 and max(long) < 0.96
+
+
+def test_each_part_of_the_condition_is_met_in_one_case_and_missed_in_another():
+    assert min(trial()) > 1.5
+    for change in ({"answers": (128, 512)}, {"load": 0.2}, {"alike": 22}):
+        assert max(trial(**change)) < 1.1, change
+
+
+def test_a_p95_beyond_the_knee_grows_with_the_trace_and_before_it_does_not():
+    short, long = (make_trace(count, 4.0) for count in (200, 1600))
+    p95 = {n: [summary(serve(t, POLICIES[n]))["p95"] for t in (short, long)] for n in ("fixed 32", "article's rule")}
+    assert p95["fixed 32"][1] > 3 * p95["fixed 32"][0]
+    assert p95["article's rule"][1] == pytest.approx(p95["article's rule"][0], rel=0.2)
 
 
 # ---------------------------------------------------------------------------------------- continuous batching
@@ -188,11 +222,20 @@ def test_limits_that_serve_nobody_are_errors():
 @settings(deadline=None, max_examples=40)
 @given(TRACES, st.integers(1, 9), st.integers(0, 300))
 def test_continuous_batching_computes_exactly_what_was_ordered(trace, slots: int, more: int):
-    ends, passes = continuous(trace, slots, slots + more)
-    assert ends.keys() == {r.number for r in trace}
+    times, passes = continuous(trace, slots, slots + more)
+    assert times.keys() == {r.number for r in trace}
     assert sum(sum(work.values()) for work in passes) == useful(trace)
     assert all(len(work) <= slots and sum(work.values()) <= slots + more for work in passes)
-    assert all(ends[r.number] > r.arrival for r in trace)
+    for r in trace:
+        first, last = times[r.number]
+        assert r.arrival < first < last
+
+
+def test_a_smaller_budget_for_a_pass_keeps_the_pace_steady_and_newcomers_waiting():
+    trace = make_trace(400, 4.0)
+    small, large = (waits(continuous(trace, 32, budget)[0], trace) for budget in (48, 256))
+    assert small[1] > 1.5 * large[1] and small[3] < 0.9 * large[3]  # p95 to the first token, and per token
+    assert large[0] < 0.1 * waits(token_times(serve(trace, article_rule)), trace)[0]
 
 
 @pytest.mark.parametrize(("slots", "budget"), [(32, 256), (4, 16), (5, 5), (1, 40), (7, 64)])
@@ -201,10 +244,22 @@ def test_the_schedule_and_the_answers_are_the_engines(tiny, crowd, monkeypatch, 
     monkeypatch.setitem(run_engine.__globals__, "smol", tiny)
     monkeypatch.setitem(run_engine.__globals__, "PROMPTS", prompts)
     before = threading.active_count()
-    answers, ends, sizes = run_engine(requests, slots, budget)
+    answers, times, sizes = run_engine(requests, slots, budget)
     assert sizes == [sum(work.values()) for work in continuous(requests, slots, budget)[1]]
-    assert answers == alone and ends.keys() == alone.keys()
+    assert answers == alone and times.keys() == alone.keys()
     assert threading.active_count() == before
+
+
+def test_the_engine_serves_a_stream_and_nobody_before_arriving(tiny, crowd, monkeypatch):
+    requests, prompts, alone = crowd
+    monkeypatch.setitem(run_engine.__globals__, "smol", tiny)
+    monkeypatch.setitem(run_engine.__globals__, "PROMPTS", prompts)
+    coming = [replace(r, arrival=0.02 * place) for place, r in enumerate(requests)]
+    answers, times, sizes = run_engine(coming, 8, 64)
+    assert answers == alone
+    assert sum(sizes) == useful(requests)
+    assert all(r.arrival < times[r.number][0] <= times[r.number][1] for r in coming)
+    assert statistics.median(last - first for first, last in times.values()) < coming[-1].arrival
 
 
 def test_an_engine_that_fails_is_stopped(tiny, crowd, monkeypatch):
@@ -247,4 +302,4 @@ def test_the_benchmark_prints_padding_and_ratios(tiny, monkeypatch):
     monkeypatch.setattr(batching, "LENGTHS", [4, 9, 30, 5])
     monkeypatch.setattr(batching, "_prompts", lambda: [[1 + k % 90 for k in range(n)] for n in (4, 9, 30, 5)])
     found = list(batching.lines())
-    assert found[0].startswith("padding: ") and all("quartiles" in line for line in found[1:]) and len(found) == 5
+    assert found[0].startswith("padding: ") and all("interval" in line for line in found[1:]) and len(found) == 5

@@ -2,6 +2,8 @@
 
 import ast
 import importlib.util
+import itertools
+import statistics
 from pathlib import Path
 from types import ModuleType
 
@@ -11,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lifting import _is_definition, lift
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRotaryEmbedding
 
 from utils import course, launch, models
@@ -19,7 +21,7 @@ from utils import course, launch, models
 cut, swiglu_in_pieces, attention_in_pieces, check_ranks = lift(
     "08", "cut", "swiglu_in_pieces", "attention_in_pieces", "check_ranks"
 )
-layers_of = lift("08", "layers_of")
+layers_of, parcels_leaving, by_experts, WAYS = lift("08", "layers_of", "parcels_leaving", "by_experts", "WAYS")
 SEEDS = st.integers(0, 2**31)
 
 
@@ -97,6 +99,30 @@ def test_layers_are_dealt_out_evenly_and_in_order(layers: int, ranks: int):
     assert sizes == sorted(sizes, reverse=True) and max(sizes) - min(sizes) <= 1
 
 
+@pytest.mark.parametrize(("experts", "chosen", "ranks"), [(6, 2, 3), (8, 3, 4), (8, 8, 2), (16, 2, 4), (4, 1, 4)])
+def test_parcels_for_ranks_are_the_mean_over_all_choices(experts: int, chosen: int, ranks: int):
+    own = experts // ranks
+    reached = [len({e // own for e in choice} - {0}) for choice in itertools.combinations(range(experts), chosen)]
+    assert parcels_leaving(experts, chosen, ranks) == pytest.approx(statistics.mean(reached))
+
+
+def test_bytes_of_one_v3_token(monkeypatch):
+    settings = {"hidden": 7168, "layers": 61, "mixtures": 58, "chosen": 8, "experts": 256}
+    for name, value in settings.items():
+        monkeypatch.setitem(by_experts.__globals__, name, value)
+    megabytes = {name: [round(sent(n) / 1e6, 2) for n in (2, 4)] for name, sent in WAYS.items()}
+    assert megabytes["tensor parallel"] == [3.50, 10.49]
+    assert megabytes["experts, a parcel for each rank"] == [1.66, 4.51]
+    assert megabytes["experts, a parcel for each expert"][0] > 3.50
+    with pytest.raises(ValueError, match="from 1 to 61 ranks; got 64"):
+        WAYS["pipeline"](64)
+
+
+def test_the_librarys_plan_for_v3_leaves_the_attention_whole():
+    assert not any("self_attn" in name for name in DeepseekV3Config.base_model_tp_plan)
+    assert any("self_attn" in name for name in LlamaConfig.base_model_tp_plan)
+
+
 # ------------------------------------------------------------------------------------------- in real processes
 
 
@@ -130,8 +156,20 @@ def test_tensor_parallelism_on_other_shapes_and_ranks(chapter):
         assert report["count"] == {"all-reduce": 16} and report["judge"] == 16
         assert report["bytes"] == {"all-reduce": chapter.tensor_parallel_bytes(8, 64, 21, 4)}
         assert report["shapes"] == {"up_proj": [96, 64], "down_proj": [64, 96]}
+        assert report["cached"] == 8 * 2 * 21 * 64 // 2  # layers, keys and values, tokens, half of the heads
     with pytest.raises(launch.LaunchError, match=r"ValueError: 3 ranks cannot share num_attention_heads = 4"):
         launch.run(chapter.tensor_parallel, 3, ids=ids.tolist())
+
+
+def test_each_rank_caches_all_of_the_latents(chapter):
+    ids = torch.randint(0, 4096, (2, 9))
+    model = models.load_mini_deepseek()
+    with torch.no_grad():
+        out = model(ids.to(model.device), use_cache=True)
+    for report in launch.run(chapter.latent_parallel, 2, ids=ids.tolist()):
+        torch.testing.assert_close(report["logits"], out.logits.cpu(), atol=1e-4, rtol=1e-3)
+        assert report["cached"] == chapter.cached(out.past_key_values) == 5 * 18 * (48 + 16)
+        assert report["shape"] == [128, 48]
 
 
 def test_a_pipeline_of_a_small_model(chapter, tmp_path):

@@ -11,13 +11,14 @@ from lifting import lift
 from tiny_v3 import TINY_V3
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
-from utils import architecture
+from utils import architecture, claims, course
 
 chosen_experts, parameters_used = lift("13", "chosen_experts", "parameters_used")
 first_layers, fit_shortcut, first_exit, self_speculate, speed_up = lift(
     "13", "first_layers", "fit_shortcut", "first_exit", "self_speculate", "speed_up"
 )
 nested, slice_out, use_width, SIZES, NestedMLP = lift("13", "nested", "slice_out", "use_width", "SIZES", "NestedMLP")
+by_difficulty, works = lift("13", "by_difficulty", "works")
 SEEDS = st.integers(0, 2**31)
 
 
@@ -208,3 +209,45 @@ def test_a_size_that_was_not_trained_is_an_error(width: int):
     for refuse in (use_width, slice_out):
         with pytest.raises(ValueError, match=rf"trained sizes 32, 64, 128, 256; got {width}"):
             refuse(big, width)
+
+
+# ------------------------------------------------------------------------------------------ who decides the size
+
+
+def test_the_small_size_writes_where_it_is_sure_and_the_full_one_elsewhere():
+    """Two places a text: at the first the small size is sure, at the second it is not."""
+    torch.manual_seed(0)
+    unseen = torch.randint(256, (3, 3))
+
+    def probabilities(*of_truth: float) -> torch.Tensor:
+        logs = torch.empty(3, 2, 256)
+        for place, p in enumerate(of_truth):
+            logs[:, place] = math.log((1 - p) / 255)
+            logs[:, place].scatter_(1, unseen[:, place + 1, None], math.log(p))
+        return logs
+
+    logs = {}
+    for seed in (0, 1, 2):
+        logs["nested", SIZES[0], seed] = probabilities(0.5, 0.1)
+        logs["nested", SIZES[-1], seed] = probabilities(0.25, 0.25)
+    by_difficulty.__globals__.update(logs=logs, unseen=unseen)
+    found = by_difficulty("nested")
+    assert found["share"] == pytest.approx(0.5)
+    assert found["bits"] == pytest.approx((1 + 2) / (2 + 2))  # bits: 1 from the small size, 2 from the full one
+
+
+@pytest.mark.parametrize(
+    ("share", "bits", "expected"), [(0.5, 1.01, True), (0.2, 1.01, False), (0.5, 1.05, False), (0.1, 1.2, False)]
+)
+def test_difficulty_decides_only_where_much_is_written_small_at_little_cost(share, bits, expected):
+    assert works({"share": share, "bits": bits}) is expected
+
+
+def test_c32_is_measured_on_both_sides_of_its_condition():
+    path = next(path for path in course.notebook_paths() if path.name.startswith("13"))
+    found = claims.saved_verdicts(path)[0]
+    assert found.verdict.startswith("holds if ")
+    by_length = [case["holds"] for case in found.cases if "length" in case["name"]]
+    trained = [case["holds"] for case in found.cases if "trained" in case["name"]]
+    cut = [case["holds"] for case in found.cases if "cut" in case["name"]]
+    assert by_length == [False, False] and trained == [True, True] and cut == [False, False]

@@ -13,6 +13,9 @@ adapter_size, unpack, adapted, merged, break_even = lift(
     "14", "adapter_size", "unpack", "adapted", "merged", "break_even"
 )
 Stored, Hypernetwork = lift("14", "Stored", "Hypernetwork")
+network, ChunkWriter, SHAPES, WEIGHTS, SCALES, CONTEXT = lift(
+    "14", "network", "ChunkWriter", "SHAPES", "WEIGHTS", "SCALES", "CONTEXT"
+)
 
 
 class Tiny(nn.Module):
@@ -166,3 +169,46 @@ def test_descriptors_of_a_wrong_length_or_out_of_range_are_errors():
 def test_break_even_is_the_first_number_of_tasks_that_pays(fixed: int, adapter: int):
     tasks = break_even(fixed, adapter)
     assert fixed < tasks * adapter and fixed >= (tasks - 1) * adapter
+
+
+def test_the_way_adds_before_it_divides():
+    """A dialect whose own adapter gains next to nothing must not blow up the share."""
+    way = lift("14", "way")
+    way.__globals__["held_out_loss"] = {
+        ("none", None): [5.0, 4.0] + [0.0] * 9,
+        ("own adapter", 0): [4.0, 3.9999] + [0.0] * 9,
+    }
+    assert way([4.0, 4.1], 0, ("shout", "tabs")) == pytest.approx(90, abs=0.1)
+    assert way([4.0, 3.9999], 0, ("shout", "tabs")) == pytest.approx(100)
+    assert way([5.0, 4.0], 0, ("shout", "tabs")) == 0
+
+
+def test_written_networks_are_separate_networks():
+    torch.manual_seed(0)
+    weights, context = torch.randn(3, WEIGHTS), torch.randint(128, (3, 5, CONTEXT))
+    together = network(weights, context)
+    for task in range(3):
+        table, inner, outer = (
+            scale * piece.view(shape)
+            for piece, shape, scale in zip(weights[task].split([r * c for r, c in SHAPES]), SHAPES, SCALES, strict=True)
+        )
+        alone = (table[context[task]].flatten(1) @ inner.T).relu() @ outer.T
+        torch.testing.assert_close(together[task], alone)
+
+
+def test_a_writer_in_chunks_is_smaller_than_what_it_writes_and_starts_as_a_network_does():
+    torch.manual_seed(0)
+    writer = ChunkWriter(4)
+    written = writer(torch.tensor([[0.0, 1, 0, 1], [1.0, 0, 0, 0]]))
+    assert written.shape == (2, WEIGHTS) and sum(p.numel() for p in writer.parameters()) < WEIGHTS
+    assert 0.5 < written.std() < 2, "as separate networks, whose weights start with deviation 1"
+    assert not torch.allclose(written[0], written[1])
+    assert not torch.allclose(written[0, :128], written[0, 128:256])
+
+
+def test_the_foreign_dialect_names_no_feature_and_can_be_undone():
+    shift, foreign = lift("14", "SHIFT", "FOREIGN")
+    assert "def zap".translate(shift) == "efg abq"
+    assert len({chr(value) for value in shift.values()}) == len(shift) == 52
+    with pytest.raises(ValueError, match="no dialect"):
+        describe(foreign)

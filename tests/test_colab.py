@@ -130,6 +130,7 @@ def wrongly_installed(names: set[str]) -> set[str]:
     return {name for name in names if name.replace("_", "-").lower() not in (colab.NAME, *LACKS)}
 
 
+@pytest.mark.slow
 @needs_git
 def test_a_notebook_alone_in_colab_runs_to_its_end(machine, monkeypatch):
     notebook = nbformat.read(CHAPTER, as_version=4)
@@ -145,7 +146,8 @@ def test_a_notebook_alone_in_colab_runs_to_its_end(machine, monkeypatch):
     assert not wrongly_installed(installed(machine)), installed(machine)
     assert {colab.NAME, *LACKS} <= {name.replace("_", "-") for name in installed(machine)}
     version, torch_file, course_file, course_version = notebook.cells[-1].outputs[0].text.split()
-    assert version == metadata.version("torch") and torch_file.startswith(str(machine / "preinstalled"))
+    assert version.partition("+")[0] == metadata.version("torch").partition("+")[0]
+    assert torch_file.startswith(str(machine / "preinstalled"))
     assert course_file.startswith(str(site(machine))) and course_version == __version__
     assert not list((machine / "content").glob("*.txt"))
 

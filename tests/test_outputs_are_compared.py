@@ -32,7 +32,7 @@ def compare(path: Path) -> subprocess.CompletedProcess:
         "-p",
         "no:cacheprovider",
         "-p",
-        "tests.figures",
+        "figures",
         f"--rootdir={ROOT}",
     ]
     command += ["--nbval", "--nbval-current-env"]

@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
+from figures import same_twin
 from matplotlib import colors
 from matplotlib import pyplot as plt
 
-from tests.figures import same_twin
 from utils import plots
 
 

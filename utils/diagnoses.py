@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -109,31 +110,32 @@ def chapters() -> dict[int, str]:
     return {number: icd.get_description(str(number)) for number in LABELS}
 
 
-@functools.cache
 def everything() -> tuple[Diagnosis, ...]:
     """All diagnoses of the 21 chapters, in the order of the catalog, about 74,700; read once in a process."""
-    return _read(leaves=True)
+    return _catalog()[0]
+
+
+def synonyms() -> tuple[Diagnosis, ...]:
+    """Other names that the catalog lists below its codes, such as "Common migraine" below G43.0; about 12,500."""
+    return _catalog()[1]
 
 
 @functools.cache
-def synonyms() -> tuple[Diagnosis, ...]:
-    """Other names that the catalog lists below its codes, such as "Common migraine" below G43.0; about 12,500."""
-    return _read(leaves=False)
-
-
-def _read(*, leaves: bool) -> tuple[Diagnosis, ...]:
+def _catalog() -> tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...]]:
+    """Diagnoses and synonyms. The package's own tree of the catalog is large, and not kept."""
     import simple_icd_10_cm as icd  # takes about two seconds: it parses the whole catalog
 
-    rows, chapter = [], None
+    rows, names, chapter = [], [], None
     for code in icd.get_all_codes():
         if icd.is_chapter(code):
             chapter = int(code)
         elif chapter in LABELS and not icd.is_block(code):
-            if not leaves:
-                rows += [Diagnosis(code, text, chapter) for text in icd.get_inclusion_term(code)]
-            elif icd.is_leaf(code):
+            names += [Diagnosis(code, text, chapter) for text in icd.get_inclusion_term(code)]
+            if icd.is_leaf(code):
                 rows.append(Diagnosis(code, icd.get_description(code), chapter))
-    return tuple(rows)
+    for module in [name for name in sys.modules if name.partition(".")[0] == icd.__name__]:
+        del sys.modules[module]
+    return tuple(rows), tuple(names)
 
 
 @functools.cache

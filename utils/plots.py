@@ -224,7 +224,8 @@ def bars(
 def dots(axes: Axes, series: Mapping[str, tuple[Values, Values]], *, size: float = 40, **options: Any) -> None:
     """Draw points: label -> (places on x, places on y). `options`: see `dress`."""
     for place, (name, (across, up)) in enumerate(series.items()):
-        style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[place % len(MARKERS)]}
+        turn = place // len(COLOURS)  # with more series than colours, a colour comes again with another marker
+        style = {"color": COLOURS[place % len(COLOURS)], "marker": MARKERS[(place + turn) % len(MARKERS)]}
         axes.scatter(np.asarray(across), np.asarray(up), s=size, label=name, alpha=0.85, zorder=3, **style)
     dress(axes, **options)
 

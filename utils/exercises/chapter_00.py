@@ -101,6 +101,25 @@ QUIZ = (
         right="c",
     ),
     Question(
+        text="A claim says: at least twice as fast. The pairs end with an interval from 1.8 to 2.3. What does the "
+        "card say?",
+        options=(
+            (
+                "Holds: the middle of the interval is above 2",
+                "The middle is a guess. The interval says that the median may as well lie below 2.",
+            ),
+            (
+                "Cannot be told here: 2 lies inside the interval",
+                "The pairs do not agree on which side of 2 they are. A quieter machine may settle it.",
+            ),
+            (
+                "Refuted: it starts below 2, so it is not shown",
+                "Not shown is not refuted. A refutation needs the whole interval below 2.",
+            ),
+        ),
+        right="b",
+    ),
+    Question(
         text="You ask the model the same question twice on the same machine, with do_sample=False. What about "
         "the second answer?",
         options=(

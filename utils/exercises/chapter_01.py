@@ -277,4 +277,24 @@ QUIZ = (
         ),
         right="a",
     ),
+    Question(
+        text="At each decoding step, absorbed MLA takes about three times the FLOPs of attention with cached keys "
+        "and values. Why is it used all the same?",
+        options=(
+            (
+                "It gives better answers for the same cache",
+                "All ways to compute MLA give the same result. Section 9 checks it.",
+            ),
+            (
+                "It reads far fewer bytes from memory",
+                "The latents are 71 times smaller than the keys and values of all heads, and reading is what a step "
+                "waits for.",
+            ),
+            (
+                "It skips old tokens that matter little",
+                "That is sparse attention, as in V3.2. Absorbed MLA still compares with every old token.",
+            ),
+        ),
+        right="b",
+    ),
 )
