@@ -31,6 +31,7 @@ class Hardware:
         source: where the numbers come from.
         link: bytes a second that it can receive from other cards, if known. `plan` counts links when asked to.
         reserve: share of the memory that driver, libraries or system take.
+        status: how sure the numbers are, in the words of `utils.catalog`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Hardware:
     source: str = "its owner"
     link: float | None = None
     reserve: float = RESERVE
+    status: str = "its owner's"
 
     def __post_init__(self) -> None:
         for field in ("memory", "bandwidth"):
