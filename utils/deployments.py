@@ -23,6 +23,7 @@ class Run:
         memory: measured bytes on a card, if documented.
         speed: measured tokens a second, if documented.
         source: where it is documented.
+        miss: how the planner errs about whether it runs, where it does.
     """
 
     model: str
@@ -31,6 +32,7 @@ class Run:
     memory: float | None
     speed: float | None
     source: str
+    miss: str | None = None
 
 
 @functools.cache
@@ -68,5 +70,5 @@ def _run(record: dict[str, Any]) -> Run:
     known = ("hardware", "precision", "context", "batch", "split", "plain")
     request = {"model": model(record["model"])} | {key: record[key] for key in known if key in record}
     gib = record.get("GiB")
-    memory = gib and gib * 2**30
-    return Run(record["model"], request, record["runs"], memory, record.get("tokens_per_second"), record["source"])
+    memory, speed = gib and gib * 2**30, record.get("tokens_per_second")
+    return Run(record["model"], request, record["runs"], memory, speed, record["source"], record.get("miss"))
