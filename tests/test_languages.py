@@ -121,7 +121,7 @@ def test_refresh_writes_chinese_where_the_markers_are(tmp_path, monkeypatch):
     assert changed == {"course.json", "00_x.ipynb", "README.zh-CN.md", "glossary.md"}
     assert languages.block("00") in nbformat.read(folder / "00_x.ipynb", as_version=4).cells[1].source
     readme = (tmp_path / "README.zh-CN.md").read_text(encoding="utf-8")
-    assert "[00 · 从这里开始](notebooks/00_x.ipynb)" in readme and "已判定 0 条" in readme
+    assert "[00 · 从这里开始](notebooks/00_x.ipynb)" in readme and "33 条中 0 条已判定" in readme
     assert "[00](../notebooks/00_x.ipynb)" in (tmp_path / "docs" / "glossary.md").read_text(encoding="utf-8")
     assert course.refresh() == []
 

@@ -98,6 +98,7 @@ def test_the_twin_of_points_spans_and_notes():
         "  “a”: 1, 2",
         "  “b”: 3, 4",
     ]
+    assert words(lambda axes: plots.spans(axes, {"a": [1, 2]}, upright={"dense": 3}))[-1] == "  “dense” at 3"
     assert words(lambda axes: axes.text(0, 0, "over\nhere")) == ["  note “over here”"]
 
 

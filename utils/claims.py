@@ -9,7 +9,7 @@ The rule:
    True and False beside it, the claim cannot be told here.
 3. "About", and an estimate, mean within 10 % (`about`). A number that the article states as exact is compared exactly.
 4. "DeepSeek models" are counted by distinct shape (`catalog.distinct_shapes`): versions that differ only in their
-   weights count once.
+   weights count once. What is said to be typical of them holds if it fits more than half.
 
 A notebook cell computes the cases and hands them to `verdict`. It draws a card, and the same facts travel with the
 cell's output (MIME type `VERDICT_MIME`), where the report and the README find them.

@@ -380,9 +380,8 @@ def _curve(values: np.ndarray) -> str:
 
 
 def _lines_in_words(axes: Axes, crossings: bool) -> list[str]:
-    rows = [f"“{name}”: {_curve(np.array(values))}" for name, values in getattr(axes, "_course_rows", {}).items()]
-    if rows:
-        return rows
+    drawn_rows = getattr(axes, "_course_rows", {})
+    rows = [f"“{name}”: {_curve(np.array(values))}" for name, values in drawn_rows.items()]
     curves: list[tuple[str, np.ndarray, np.ndarray]] = []
     for line in axes.get_lines():
         name = str(line.get_label())
@@ -390,7 +389,7 @@ def _lines_in_words(axes: Axes, crossings: bool) -> list[str]:
         if line.get_transform() != axes.transData and name[:1] != "_":  # a reference line
             flat = len(set(values)) == 1 and set(places) == {0.0, 1.0}
             rows.append(f"“{_flat(name)}” at {_number(values[0] if flat else places[0])}")
-        elif name[:1] != "_" or (len(values) > 2 and not axes.containers):
+        elif not drawn_rows and (name[:1] != "_" or (len(values) > 2 and not axes.containers)):
             rows.append((f"“{_flat(name)}”: " if name[:1] != "_" else "curve: ") + _curve(values))
             curves.append((name, places, values))
     for number, (name, places, values) in enumerate(curves if crossings else []):

@@ -42,7 +42,7 @@ class Day:
 
 # Each plan's days. The choice is ours; all minutes but those of the pauses and of the whole are computed.
 PLANS: dict[str, tuple[Day, ...]] = {
-    "90-minutes": (Day(90, (Session("00", 0), Session("05"))),),
+    "90-minutes": (Day(90, (Session("00", 0), Session("05", 1))),),
     "half-day": (
         Day(210, (Session("00", 0), Session("01", 1), Pause(15), Session("05"), Pause(10), Session("15", 1))),
     ),
@@ -51,7 +51,7 @@ PLANS: dict[str, tuple[Day, ...]] = {
             420,
             (
                 *(Session("00"), Session("01"), Pause(15), Session("02"), Pause(60, "Lunch")),
-                *(Session("03"), Session("04"), Pause(15), Session("05")),
+                *(Session("03"), Session("04"), Pause(15), Session("05", 1)),
             ),
         ),
         Day(

@@ -150,6 +150,10 @@ EXERCISES = (
         after="With a = 0.85 and a small cost, this is V3's reported 1.8. It holds while decoding waits for memory: "
         "counted in work, a round costs 2 + cost, and a draft never pays.",
         mistakes=(
+            Mistake(
+                lambda a, cost: (1 + a) / (2 + cost),
+                "That counts work. In time, the main model checks both positions in one pass: 1 + cost.",
+            ),
             Mistake(lambda a, cost: 1 + a, "The draft is not free: divide by the time of one round."),
             Mistake(
                 lambda a, cost: 1 + a - cost,
