@@ -16,7 +16,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, DeepseekV2Config
 from transformers.modeling_layers import MtpModel
 from transformers.models.deepseek_v2.modeling_deepseek_v2 import DeepseekV2Moe
 
-from utils import architecture, shapes
+from utils import architecture, formats, shapes
 from utils.architecture import count_parameters, flops_per_token, kv_cache_bytes, weight_bytes
 
 PUBLISHED = {
@@ -74,6 +74,15 @@ SMALL["deepseek_v32"] = {
     "index_n_heads": 2,
     "index_head_dim": 8,
     "index_topk": 4,
+}
+SMALL["glm_moe_dsa"] = {**SMALL["deepseek_v32"], "model_type": "glm_moe_dsa"}
+SMALL["qwen3"] = {**SMALL["qwen2"], "model_type": "qwen3"}
+SMALL["qwen3_moe"] = {
+    **SMALL["llama"],
+    "model_type": "qwen3_moe",
+    "moe_intermediate_size": 6,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 3,
 }
 SMALL["deepseek_v4"] = {
     "model_type": "deepseek_v4",
@@ -152,6 +161,25 @@ def qwen2(draw):
 
 
 @st.composite
+def qwen3(draw):
+    return draw(qwen2()) | {"model_type": "qwen3", "attention_bias": draw(st.booleans())}
+
+
+@st.composite
+def qwen3_moe(draw):
+    config = draw(llama("qwen3_moe")) | {"head_dim": 2 * draw(st.integers(1, 4))}
+    experts = draw(st.integers(1, 8))
+    layers = st.integers(0, config["num_hidden_layers"] - 1)
+    return config | {
+        "num_experts": experts,
+        "num_experts_per_tok": draw(st.integers(1, experts)),
+        "moe_intermediate_size": draw(st.integers(1, 12)),
+        "decoder_sparse_step": draw(st.integers(1, 3)),
+        "mlp_only_layers": draw(st.lists(layers, max_size=2)),
+    }
+
+
+@st.composite
 def moe_fields(draw, layers: int):
     per_group, groups = draw(st.integers(2, 4)), draw(st.integers(1, 3))
     return {
@@ -185,7 +213,7 @@ def mla(draw, model_type: str):
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
-        "q_lora_rank": draw(ranks if model_type == "deepseek_v32" else st.none() | ranks),
+        "q_lora_rank": draw(ranks if model_type in ("deepseek_v32", "glm_moe_dsa") else st.none() | ranks),
         "kv_lora_rank": even * draw(ranks),
         "qk_nope_head_dim": even * draw(st.integers(1, 6)),
         "qk_rope_head_dim": 2 * draw(st.integers(1, 3)),
@@ -204,8 +232,17 @@ def mla(draw, model_type: str):
 
 
 @st.composite
-def deepseek_v32(draw):
-    config = draw(mla("deepseek_v32"))
+def glm_moe_dsa(draw):
+    config = draw(deepseek_v32("glm_moe_dsa"))
+    shared = st.lists(st.sampled_from(["full", "shared"]), min_size=config["num_hidden_layers"] - 1)
+    if draw(st.booleans()):
+        config["indexer_types"] = ["full", *draw(shared)][: config["num_hidden_layers"]]
+    return config
+
+
+@st.composite
+def deepseek_v32(draw, model_type: str = "deepseek_v32"):
+    config = draw(mla(model_type))
     config |= {
         "index_n_heads": draw(st.integers(1, 4)),
         "index_head_dim": config["qk_rope_head_dim"] + draw(st.integers(0, 6)),
@@ -269,11 +306,15 @@ def deepseek_v4(draw):
 FAMILIES = {
     "llama": llama(),
     "qwen2": qwen2(),
+    "qwen3": qwen3(),
+    "qwen3_moe": qwen3_moe(),
     "deepseek_v2": mla("deepseek_v2"),
     "deepseek_v3": mla("deepseek_v3"),
     "deepseek_v32": deepseek_v32(),
+    "glm_moe_dsa": glm_moe_dsa(),
     "deepseek_v4": deepseek_v4(),
 }
+RELATIVES = ("qwen3", "qwen3_moe", "glm_moe_dsa")  # families without a model of DeepSeek
 
 
 def config_object(config: dict):
@@ -390,7 +431,9 @@ def test_published_models_on_the_meta_device(name):
 
 def test_the_catalog_covers_every_type_but_the_one_nobody_builds():
     assert len(COUNTED) == 26 and len(BUILT) == 25
-    assert {PUBLISHED[name]["config"]["model_type"] for name in COUNTED} == set(FAMILIES) | {"deepseek"}
+    assert {PUBLISHED[name]["config"]["model_type"] for name in COUNTED} == set(FAMILIES) - set(RELATIVES) | {
+        "deepseek"
+    }
 
 
 def test_hub_totals_are_the_sum_of_their_pieces():
@@ -573,8 +616,9 @@ def test_an_empty_cache_and_two_sequences():
     ],
 )
 def test_number_formats(dtype, bits):
-    total = count_parameters(SMALL["llama"]).total
-    assert weight_bytes(SMALL["llama"], dtype) == -(-total * bits // 8)
+    count = count_parameters(SMALL["llama"])
+    kept = count.embedding + count.lm_head + count.norms
+    assert weight_bytes(SMALL["llama"], dtype) == -(-((count.total - kept) * bits + kept * max(bits, 16)) // 8)
     assert kv_cache_bytes(SMALL["llama"], 5, dtype=dtype) == -(-3 * 2 * 2 * 4 * 5 * bits // 8)
 
 
@@ -582,8 +626,8 @@ def test_odd_counts_of_half_bytes_are_rounded_up():
     config = {**SMALL["llama"], "vocab_size": 33, "hidden_size": 3, "intermediate_size": 2, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 2}
     assert count_parameters(config).total == 249
-    assert weight_bytes(config, "int4") == 125
-    assert weight_bytes(config, "int6") == 187
+    assert weight_bytes(config, "int4") == 2 * (2 * 33 * 3 + 9) + 21  # 42 numbers in the layer's matrices
+    assert weight_bytes(config, "int6") == 2 * (2 * 33 * 3 + 9) + 32
 
 
 # ----------------------------------------------------------------------------------------------------- FLOPs
@@ -697,7 +741,7 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
     for name in required:
         with pytest.raises(ValueError, match=rf"^{name} is missing: a {family} configuration must give .*{name}"):
             count_parameters({key: value for key, value in config.items() if key != name})
-        for bad in (-1, 2.0, "3", True, [4]):
+        for bad in (-1, 2.5, "three", True, [4]):
             with pytest.raises(ValueError, match=rf"^{name} = {re.escape(repr(bad))}: must be an integer of at least"):
                 count_parameters({**config, name: bad})
         if name not in ("n_shared_experts", "first_k_dense_replace"):
@@ -706,6 +750,8 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
         if (family, name) not in {
             ("qwen2", "num_key_value_heads"),
             ("deepseek_v2", "q_lora_rank"),
+            ("deepseek_v2", "kv_lora_rank"),  # plain attention
+            *((family, "n_shared_experts") for family in SMALL),  # none
             ("deepseek_v2", "num_experts_per_tok"),
             ("deepseek_v3", "q_lora_rank"),
         }:
@@ -724,8 +770,8 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
         ("llama", {"head_dim": 7}, "head_dim = 7: must be positive and even"),
         ("llama", {"head_dim": -2}, "head_dim = -2: must be an integer of at least 1"),
         ("llama", {"attention_bias": "yes"}, "attention_bias = 'yes': must be true or false"),
-        ("llama", {"tie_word_embeddings": None}, "tie_word_embeddings = None: must be true or false"),
-        ("llama", {"num_key_value_heads": "2"}, "num_key_value_heads = '2': must be an integer of at least"),
+        ("llama", {"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no': must be true or false"),
+        ("llama", {"num_key_value_heads": "two"}, "num_key_value_heads = 'two': must be an integer of at least"),
         ("llama", {"mlp_bias": 0}, "mlp_bias = 0: must be true or false"),
         ("llama", {"rms_norm_eps": "small"}, "transformers refuses this llama config.*rms_norm_eps.*'small'"),
         ("qwen2", {"hidden_size": 18}, "hidden_size = 18: must be a multiple of num_attention_heads = 4"),
@@ -762,7 +808,7 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
         ),
         ("deepseek_v3", {"n_group": 3}, "n_group = 3: must divide n_routed_experts = 8"),
         ("deepseek_v3", {"n_group": 8}, "n_group = 8: must leave two of n_routed_experts = 8 in each group"),
-        ("deepseek_v3", {"n_group": None}, "n_group = None: must be an integer of at least 1"),
+        ("deepseek_v3", {"n_group": 0}, "n_group = 0: must be an integer of at least 1"),
         ("deepseek_v3", {"topk_group": 5}, "topk_group = 5: must be at most n_group = 4"),
         ("deepseek_v3", {"topk_group": 0}, "topk_group = 0: must be an integer of at least 1"),
         (
@@ -844,7 +890,7 @@ def test_contradictions_are_named(family, change, message):
     ],
 )
 def test_an_unknown_model_type_names_the_known_ones(config, value):
-    known = "llama, qwen2, deepseek, deepseek_v2, deepseek_v3, deepseek_v32, deepseek_v4"
+    known = "llama, qwen2, qwen3, qwen3_moe, deepseek, deepseek_v2, deepseek_v3, deepseek_v32, glm_moe_dsa, deepseek_v4"
     with pytest.raises(ValueError, match=re.escape(f"model_type = {value}: must be one of {known}")):
         count_parameters(config)
 
@@ -870,7 +916,7 @@ def test_lengths_must_be_counts(bad):
         kv_cache_bytes(config, 1, batch=0)
 
 
-@pytest.mark.parametrize("bad", ["float12", "BF16", 16, None, torch.complex64])
+@pytest.mark.parametrize("bad", ["float12", "BF17", 16, None, torch.complex64])
 def test_an_unknown_number_format_names_the_known_ones(bad):
     for function in (
         lambda: weight_bytes(SMALL["llama"], bad),
@@ -886,3 +932,242 @@ def test_an_unknown_number_format_names_the_known_ones(bad):
 def test_importing_the_module_is_light():
     code = "import sys, utils.architecture; print([m for m in ('torch', 'transformers') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# ---------------------------------------------------------------------------------- configurations from the wild
+
+PLAIN = {**SMALL["deepseek"], "num_key_value_heads": 4}
+WILD = {  # a configuration as people have it, and the same in the words of its family
+    "a relative": ({**SMALL["deepseek_v3"], "model_type": "kimi_k2"}, SMALL["deepseek_v3"]),
+    "only architectures": (
+        {**SMALL["deepseek_v3"], "model_type": None, "architectures": ["DeepseekV3ForCausalLM"]},
+        SMALL["deepseek_v3"],
+    ),
+    "text_config": (
+        {"model_type": "kimi_k25", "text_config": {**SMALL["deepseek_v3"], "model_type": "kimi_k2"}},
+        SMALL["deepseek_v3"],
+    ),
+    "language_config": (
+        {"model_type": "deepseek_vl_v2", "tie_word_embeddings": True, "language_config": SMALL["deepseek_v2"]},
+        {**SMALL["deepseek_v2"], "tie_word_embeddings": True},
+    ),
+    "OCR, without a type inside": (
+        {
+            "model_type": "deepseek_vl_v2",
+            "language_config": {
+                **{name: value for name, value in SMALL["deepseek_v2"].items() if name != "model_type"},
+                "use_mla": False,
+                "kv_lora_rank": None,
+                "q_lora_rank": None,
+                "v_head_dim": 0,
+            },
+        },
+        PLAIN,
+    ),
+    "what the class has anyway is left out": (
+        {"model_type": "multi_modality", "language_config": {"model_type": "llama", "num_hidden_layers": 30}},
+        {
+            "model_type": "llama",
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 30,
+            "num_attention_heads": 32,
+        },
+    ),
+    "no latent": ({**SMALL["deepseek_v2"], "kv_lora_rank": None, "qk_rope_head_dim": 0, "v_head_dim": 0}, PLAIN),
+    "use_mla is false": ({**SMALL["deepseek_v2"], "use_mla": False}, PLAIN),
+    "no groups": ({**SMALL["deepseek_v3"], "n_group": None, "topk_group": None}, SMALL["deepseek_v3"]),
+    "no shared experts": (
+        {**SMALL["deepseek_v3"], "n_shared_experts": None},
+        {**SMALL["deepseek_v3"], "n_shared_experts": 0},
+    ),
+    "switches left open": ({**SMALL["llama"], "tie_word_embeddings": None, "attention_bias": None}, SMALL["llama"]),
+    "numbers as text": ({**SMALL["llama"], "hidden_size": "16", "num_hidden_layers": 3.0}, SMALL["llama"]),
+    "GLM's experts of another name": (
+        {"num_local_experts" if name == "n_routed_experts" else name: v for name, v in SMALL["glm_moe_dsa"].items()},
+        SMALL["glm_moe_dsa"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WILD)
+def test_configurations_from_the_wild_are_those_of_their_family(case):
+    wild, plain = WILD[case]
+    assert count_parameters(wild) == count_parameters(plain)
+    assert kv_cache_bytes(wild, 9) == kv_cache_bytes(plain, 9)
+
+
+def test_relatives_have_their_published_totals():
+    glm = CONFIG_MAPPING["glm_moe_dsa"]()  # its defaults are GLM-5's shape, published as 744B
+    assert round(count_parameters(glm).total / 1e9) == 744
+    eight = {
+        **SMALL["qwen3"],
+        "vocab_size": 151936,
+        "hidden_size": 4096,
+        "intermediate_size": 12288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+    }
+    assert count_parameters(eight).total == 8_190_735_360  # Qwen3-8B on the hub
+
+
+def test_deepseeks_own_inference_format():
+    own = {
+        "vocab_size": 129280,
+        "dim": 7168,
+        "inter_dim": 18432,
+        "moe_inter_dim": 2048,
+        "n_layers": 61,
+        "n_dense_layers": 3,
+        "n_heads": 128,
+        "n_routed_experts": 256,
+        "n_shared_experts": 1,
+        "n_activated_experts": 8,
+        "n_expert_groups": 8,
+        "n_limited_groups": 4,
+        "score_func": "sigmoid",
+        "q_lora_rank": 1536,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "dtype": "fp8",
+    }
+    assert count_parameters(own).total == count_parameters(V3).total
+    assert weight_bytes(own, "published") == weight_bytes(V3, "published")
+    lite = {
+        "vocab_size": 102400,
+        "dim": 2048,
+        "inter_dim": 10944,
+        "moe_inter_dim": 1408,
+        "n_layers": 27,
+        "n_dense_layers": 1,
+        "n_heads": 16,
+        "n_routed_experts": 64,
+        "n_shared_experts": 2,
+        "n_activated_experts": 6,
+        "q_lora_rank": 0,
+        "kv_lora_rank": 512,
+        "qk_nope_head_dim": 128,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+    }
+    assert count_parameters(lite).total == PUBLISHED["DeepSeek-V2-Lite"]["exact_total"]
+
+
+def test_a_path_is_a_configuration(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(SMALL["deepseek_v3"]), encoding="utf-8")
+    for path in (tmp_path, str(tmp_path), tmp_path / "config.json", str(tmp_path / "config.json")):
+        assert count_parameters(path) == count_parameters(SMALL["deepseek_v3"])
+    (tmp_path / "list.json").write_text("[1]", encoding="utf-8")
+    (tmp_path / "half.json").write_text("{", encoding="utf-8")
+    for name, message in (("list.json", "must be a JSON object"), ("half.json", "cannot be read as JSON")):
+        with pytest.raises(ValueError, match=message) as raised:
+            count_parameters(tmp_path / name)
+        assert "\n" not in str(raised.value)
+
+
+def test_a_configuration_object_around_a_language_model(tmp_path):
+    outer = CONFIG_MAPPING["kimi_k25"](text_config=config_object(SMALL["deepseek_v3"]).to_dict())
+    assert count_parameters(outer).total == count_parameters(SMALL["deepseek_v3"]).total
+
+
+def test_what_no_field_tells_is_named():
+    with pytest.raises(ValueError, match="'deepseek_v41': no field gives the shapes of its Engram"):
+        count_parameters(PUBLISHED["DeepSeek-V4.1-Flash"]["config"])
+
+
+# -------------------------------------------------------------------------------------- published number formats
+
+
+def test_published_bytes_of_v3_are_those_of_its_files():
+    scales = (weight_bytes(V3, "published") - weight_bytes(V3, "float8") - 4 * 58 * 256) / 4
+    mtp = 256 * 3 * 56 * 16 + 3 * 56 * 16 + (672 + 2304 + 280 + 1024 + 7168)  # experts, shared, attention
+    assert scales + mtp == 41_540_496  # the F32 elements of the published files, see the hub totals above
+    pro, flash = (weight_bytes(PUBLISHED[f"DeepSeek-V4-{name}"]["config"], "published") for name in ("Pro", "Flash"))
+    assert 850e9 < pro < 851e9 and 155e9 < flash < 157e9  # FP4 experts with a byte for 32, the rest in FP8
+    assert weight_bytes(PUBLISHED["deepseek-llm-7b-base"]["config"], "published") == 2 * 6_910_365_696
+
+
+@pytest.mark.parametrize(
+    ("quantization", "bits"),
+    [
+        ({"quant_method": "awq", "bits": 4, "group_size": 8}, lambda i, o: 4 * i * o + 20 * o * -(-i // 8)),
+        (
+            {"quant_method": "gptq", "bits": 8, "group_size": -1},
+            lambda i, o: 8 * i * o + 24 * o + 32 * i,
+        ),
+        ({"quant_method": "fp8"}, lambda i, o: 8 * i * o + 32),
+        (
+            {"quant_method": "fp8", "weight_block_size": [8, 4]},
+            lambda i, o: 8 * i * o + 32 * -(-o // 8) * -(-i // 4),
+        ),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, lambda i, o: 8 * i * o + 32 * o),
+        ({}, lambda i, o: 16 * i * o),
+    ],
+)
+def test_quantized_bytes_of_a_small_model_by_hand(quantization, bits):
+    config = {**SMALL["llama"], "quantization_config": quantization}
+    matrices = [(16, 16), (16, 8), (16, 8), (16, 16), (16, 24), (16, 24), (24, 16)]  # (inputs, outputs)
+    kept = 16 * (2 * 32 * 16 + 7 * 16)
+    assert weight_bytes(config, "published") == -(-(kept + 3 * sum(bits(i, o) for i, o in matrices)) // 8)
+
+
+def test_modules_that_are_named_stay_in_16_bit():
+    int4 = {"weights": {"num_bits": 4, "type": "int", "group_size": 8, "strategy": "group"}}
+    kept = ["lm_head", "re:.*self_attn.*", "re:.*shared_experts.*", r"re:.*mlp\.(gate|up|gate_up|down)_proj.*"]
+    for quantization in (
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": int4}, "ignore": kept},
+        {"quant_method": "awq", "bits": 4, "group_size": 8, "modules_to_not_convert": ["self_attn", "shared_experts"]},
+    ):
+        found = formats.weight_formats({**SMALL["deepseek_v3"], "quantization_config": quantization})
+        assert found["routed_experts"].name == "int4"
+        assert found["attention"].name == found["shared_experts"].name == found["router"].name == "bfloat16"
+    assert found["dense_ffn"].name == "int4"
+    with pytest.raises(ValueError, match="quant_method = 'aqlm': must be fp8, bitsandbytes, awq"):
+        weight_bytes({**SMALL["llama"], "quantization_config": {"quant_method": "aqlm"}}, "published")
+
+
+def test_the_packed_cache_has_the_bytes_of_deepseeks_kernels():
+    v32, flash = PUBLISHED["DeepSeek-V3.2"]["config"], PUBLISHED["DeepSeek-V4-Flash"]["config"]
+    assert kv_cache_bytes(V3, 1, dtype="fp8_ds_mla") == 61 * 656
+    assert kv_cache_bytes(v32, 1, dtype="fp8_ds_mla") == 61 * (656 + 132)
+    assert 3.4e9 < kv_cache_bytes(flash, 1_000_000, dtype="fp8_ds_mla") < 3.6e9 < kv_cache_bytes(flash, 1_000_000) / 1.9
+    with pytest.raises(ValueError, match="fp8_ds_mla is a layout of latents; llama caches keys and values"):
+        kv_cache_bytes(SMALL["llama"], 1, dtype="fp8_ds_mla")
+
+
+# ------------------------------------------------------------------------------------------------------- prompts
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_costs_the_sum_of_its_tokens_or_less(family):
+    @many(15)
+    @given(FAMILIES[family], st.integers(1, 40))
+    def check(config, tokens):
+        steps = [flops_per_token(config, cached).attention for cached in range(tokens)]
+        prompt = architecture.prompt_attention_flops(config, tokens)
+        assert prompt <= sum(steps)
+        if family not in shapes.MLA:  # MLA expands once what decoding absorbs anew
+            assert prompt == sum(steps)
+
+    check()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_step_reads_what_it_caches_or_what_its_indexer_selects(family):
+    @many(15)
+    @given(FAMILIES[family], st.integers(0, 60))
+    def check(config, tokens):
+        c = shapes.read(config)
+        for attention, _ in architecture.layer_kinds(c):
+            read = architecture.read_numbers(c, attention, tokens)
+            held = architecture.cache_numbers(c, attention, tokens)
+            assert read[0] <= held[0] and read[1] <= held[1]
+            if family not in (*shapes.DSA, "deepseek_v4"):
+                assert read == held
+
+    check()

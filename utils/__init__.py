@@ -13,7 +13,7 @@ One module per idea. What chapters use:
 - `corpus`, `pretrain`  the text of Python's standard library, and the mini DeepSeek trained on it
 - `diagnoses`     a medical task, split without leaks
 - `launch`        functions of a notebook in several processes
-- `planner`       plans of a deployment
+- `planner`, `cards`, `formats`, `deployments`  plans of a deployment; cards; number formats; what is documented
 - `bars`          a bar that leaves no trace
 - `plots`         one figure style, alt text, text twins
 - `colab`         installs what is missing where the course is not checked out

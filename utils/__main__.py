@@ -55,20 +55,28 @@ def _parser() -> argparse.ArgumentParser:
     publish.add_argument("repository", metavar="owner/name")
     publish.add_argument("--tag", metavar="v1.0", help="tag or branch that Colab opens and installs")
 
-    params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model")
-    params.add_argument("model", help='for example DeepSeek-V3; "list" names all that can be counted')
+    params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model, or of a relative")
+    params.add_argument("model", help='DeepSeek-V3, a config.json or its folder; "list" names all known')
     params.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="context length (default: 4096)")
     params.add_argument("--batch", type=int, default=1, help="sequences in the KV cache (default: 1)")
-    params.add_argument("--dtype", default="bfloat16", help="number format of the weights (default: bfloat16)")
+    params.add_argument("--dtype", default="bfloat16", help='of the weights, or "published" (default: bfloat16)')
     params.add_argument("--cache-dtype", default="bfloat16", help="number format of the cache (default: bfloat16)")
     params.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     plan = commands.add_parser("plan", help="plan a deployment: does it fit, where do the bytes go, how fast at best")
-    plan.add_argument("model", help="for example DeepSeek-V3")
-    plan.add_argument("--hardware", default="8xH200", help="cards, for example 8xH200 (default) or A100-40GB")
-    plan.add_argument("--precision", default="bfloat16", help="of the weights (default: bfloat16)")
+    plan.add_argument("model", help="for example DeepSeek-V3, a config.json or its folder")
+    plan.add_argument("--hardware", help="cards, for example 8xH200 (default) or A100-40GB")
+    plan.add_argument("--card", metavar="name=…,memory=…,bandwidth=…,bf16=…", help="a card of your own, with --cards")
+    plan.add_argument("--cards", type=int, metavar="N", help="number of cards, if --hardware does not say it")
+    plan.add_argument("--precision", default="published", help="of the weights (default: as published)")
+    plan.add_argument("--cache", default="bfloat16", help="of the cache, or fp8_ds_mla (default: bfloat16)")
     plan.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="of a sequence (default: 4096)")
+    plan.add_argument("--answer", type=int, default=0, metavar="TOKENS", help="of them written, for the cost")
     plan.add_argument("--batch", type=int, default=1, help="sequences at a time (default: 1)")
+    plan.add_argument("--link", type=float, metavar="BYTES", help="a second from other cards (default: not counted)")
+    plan.add_argument("--split", help='for example "tensor 8" or "pipeline 2 x tensor 4" (default: the best one)')
+    plan.add_argument("--plain", action="store_true", help="plain library code in place of a server")
+    plan.add_argument("--price", type=float, help="of a card for an hour, for the cost")
     plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     commands.add_parser("prepare", help="fetch and cache the language model")
@@ -109,18 +117,19 @@ def _summary(config: dict, context: int, batch: int, dtype: str, cache_dtype: st
 
 
 def _params(arguments: argparse.Namespace) -> int:
-    from utils import catalog, shapes
+    from utils import catalog, planner, shapes
 
     if arguments.model == "list":
         print("\n".join(model.name for model in catalog.models() if model.model_type in shapes.REQUIRED))
         return 0
-    model = catalog.get(arguments.model)
-    summary = _summary(model.config, arguments.context, arguments.batch, arguments.dtype, arguments.cache_dtype)
+    name, config = planner.open_model(arguments.model)
+    summary = _summary(config, arguments.context, arguments.batch, arguments.dtype, arguments.cache_dtype)
     if arguments.json:
-        print(json.dumps({"model": model.name, **{key.strip(): value for key, value in summary.items()}}, indent=1))
+        print(json.dumps({"model": name, **{key.strip(): value for key, value in summary.items()}}, indent=1))
         return 0
     width = max(len(label) for label in summary)
-    print(f"{model.name} ({model.model_type}); source: {model.facts['config_source']}")
+    source = next((m.facts["config_source"] for m in catalog.models() if m.name == name), arguments.model)
+    print(f"{name} ({config['model_type']}); source: {source}")
     for label, value in summary.items():
         print(f"  {label:<{width}}  {value:>23,}")
     return 0
@@ -129,18 +138,40 @@ def _params(arguments: argparse.Namespace) -> int:
 def _plan(arguments: argparse.Namespace) -> int:
     from utils import planner
 
-    made = planner.plan(arguments.model, arguments.hardware, arguments.precision, arguments.context, arguments.batch)
+    own = arguments.card and planner.parse_card(arguments.card)
+    if own and arguments.hardware:
+        raise planner.PlanError("--card and --hardware both name cards; give one of them")
+    made = planner.plan(
+        arguments.model,
+        own or arguments.hardware or ("8xH200" if arguments.cards is None else "H200"),
+        arguments.precision,
+        arguments.context,
+        arguments.batch,
+        arguments.cards,
+        **{name: getattr(arguments, name) for name in ("cache", "answer", "link", "price", "split", "plain")},
+    )
     if arguments.json:
         print(json.dumps(made.record(), indent=1))
         return 0
-    print(f"{made.model} in {made.precision} on {made.hardware}, {made.batch} x {made.context:,} tokens")
+    formats = f"{made.precision}, cache in {made.cache_precision}"
+    print(f"{made.model} ({formats}) on {made.hardware}, {made.batch} x {made.context:,} tokens")
     sizes = {name: getattr(made, name) for name in ("weights", "cache", "activations", "needed", "memory")}
     sizes |= {f"fullest card, {split} split": size for split, size in made.per_card.items()}
+    sizes |= {f"fullest card, {made.split}": made.fullest, "room on a card": made.room}
+    width = max(map(len, sizes))
     for name, size in sizes.items():
-        print(f"  {name:<28}{size / 1e9:>10,.1f} GB")
-    print(f"  it {'fits' if made.fits else 'does not fit'}; cards needed at least: {made.cards_needed}")
-    print(f"  prompts take at least {made.prefill_seconds:.2f} s (bound by {made.prefill_bound})")
-    print(f"  at most {made.tokens_per_second:,.0f} tokens a second (bound by {made.step_bound})")
+        about = "  (an estimate)" if name == "activations" else ""
+        print(f"  {name:<{width}}{size / 1e9:>10,.1f} GB{about}")
+    fits = f"it fits: {made.split}" if made.fits else "it does not fit: no split leaves room on every card"
+    print(f"  {fits}; cards needed at least: {made.cards_needed or 'more than can be told'}")
+    print(f"  first token after at least {made.first_token_seconds:.3f} s, if one prompt is alone")
+    print(f"  all prompts take at least {made.prefill_seconds:.2f} s (bound by {made.prefill_bound})")
+    print(f"  a token for each takes at least {1e3 * made.step_seconds:.2f} ms (bound by {made.step_bound})")
+    if made.step_floor < made.step_seconds:
+        print(f"    if experts are chosen equally often; {1e3 * made.step_floor:.2f} ms if all choose the same")
+    print(f"  at most {made.tokens_per_second:,.0f} tokens a second")
+    if made.cost is not None:
+        print(f"  a million written tokens cost at least {made.cost:,.3f}")
     return 0
 
 

@@ -15,26 +15,26 @@ Sources: DeepSeekMoE (arXiv 2401.06066) s.3; DeepSeek-V2 (2405.04434) s.2; DeepS
 DeepSeek-V3.2 report s.2; DeepSeek-V4 (2606.19348) s.2.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any
 
-from utils.shapes import CSA, FULL, GQA, HCA, MLA, MTP, WINDOW, ConfigError, Shape, read, whole_number
-
-DTYPE_BITS = {
-    "float32": 32,
-    "bfloat16": 16,
-    "float16": 16,
-    "float8": 8,
-    "int8": 8,
-    "float6": 6,
-    "int6": 6,
-    "float4": 4,
-    "int4": 4,
-}
-"""Bits of one number, by name. torch dtypes such as `torch.float8_e4m3fn` are understood as well."""
-
-SHORT_NAMES = {"bf16": "bfloat16"} | {f"fp{bits}": f"float{bits}" for bits in (32, 16, 8, 6, 4)}
-"""What data sheets and model cards call them."""
+from utils.formats import DTYPE_BITS, GROUPS, PACKED_CACHE, PUBLISHED, format_name, weight_formats
+from utils.shapes import (
+    BIASED_ROUTER,
+    CSA,
+    DSA,
+    FULL,
+    GQA,
+    HCA,
+    MLA,
+    REUSED,
+    WINDOW,
+    ConfigError,
+    Shape,
+    read,
+    whole_number,
+)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class ParameterCount:
 
     def groups(self) -> dict[str, int]:
         """The groups in the order of the fields, for tables. Their sum is `total`."""
-        return {name: getattr(self, name) for name in _GROUPS}
+        return {name: getattr(self, name) for name in GROUPS}
 
     @property
     def total(self) -> int:
@@ -106,7 +106,6 @@ class ParameterCount:
 
 
 _OPEN = "num_experts_per_tok = None: what one token uses cannot be counted without it"
-_GROUPS = tuple(ParameterCount.__dataclass_fields__)[:11]  # embedding ... hyper_connections
 
 
 @dataclass(frozen=True)
@@ -142,12 +141,12 @@ def count_parameters(config: Any) -> ParameterCount:
         ConfigError: a field is missing, malformed or contradicts another, or the model type is unknown.
     """
     c = read(config)
-    ffn_kinds = [ffn for _, ffn in _layer_kinds(c)]
+    ffn_kinds = [ffn for _, ffn in layer_kinds(c)]
     routers, tables = ffn_kinds.count("moe"), ffn_kinds.count("hash_moe")
     return ParameterCount(
-        **dict.fromkeys(_GROUPS, 0) | {name: block.size for name, block in _model(c).items()},
+        **dict.fromkeys(GROUPS, 0) | {name: block.size for name, block in _model(c).items()},
         mtp=_mtp(c),
-        router_bias=routers * c.n_routed_experts if c.model_type in MTP else 0,
+        router_bias=routers * c.n_routed_experts if c.model_type in BIASED_ROUTER else 0,
         hash_tables=tables * c.vocab_size * c.num_experts_per_tok if tables else 0,
         routed_experts_used=None if getattr(c, "num_experts_per_tok", 0) is None else _used_experts(c).size,
         tied=c.tie_word_embeddings,
@@ -155,12 +154,20 @@ def count_parameters(config: Any) -> ParameterCount:
 
 
 def weight_bytes(config: Any, dtype: Any = "bfloat16") -> int:
-    """Bytes of all parameters (`total`) in `dtype`, a key of `DTYPE_BITS` or a torch dtype, rounded up.
+    """Bytes of all parameters (`total`), rounded up: `dtype` in the layers, and what is `KEPT` in 16 bit or more.
+
+    Args:
+        config: as for `count_parameters`.
+        dtype: a key of `DTYPE_BITS`, a torch dtype, or `PUBLISHED` for what `quantization_config` says, scales
+            and router biases (32 bit) included.
 
     Raises:
         ConfigError: as `count_parameters`, or the dtype is unknown.
     """
-    return _bytes(count_parameters(config).total, dtype)
+    formats = weight_formats(config, dtype)
+    bits = sum(formats[name].bits(block) for name, block in _model(read(config)).items())
+    biases = 4 * count_parameters(config).router_bias if dtype == PUBLISHED else 0
+    return -(-bits // 8) + biases
 
 
 def kv_cache_bytes(config: Any, tokens: int, batch: int = 1, dtype: Any = "bfloat16") -> int:
@@ -177,14 +184,17 @@ def kv_cache_bytes(config: Any, tokens: int, batch: int = 1, dtype: Any = "bfloa
 
     The cache of transformers holds exactly this, with two exceptions: V4's layers without compression hold
     their one tensor twice, as keys and as values, and a window of 1 never drops a token. One dtype is taken
-    for everything; DeepSeek serves V4 with a mix (RoPE part BF16, rest FP8, indexer FP4).
+    for everything. Layers are rounded up to whole bytes each.
+
+    `PACKED_CACHE` is the layout of DeepSeek's kernels for latents: the RoPE part in 16 bit, the rest in 8 bit with
+    scales, 656 bytes an entry in V3.2 and 584 in V4; the indexer's keys have 8 bit and a scale, in V4 4 bit.
 
     Raises:
         ConfigError: as `count_parameters`; tokens below 0 or batch below 1; not integers; unknown dtype.
     """
     c = read(config)
     tokens, batch = whole_number("tokens", tokens, 0), whole_number("batch", batch, 1)
-    return _bytes(batch * sum(_cache_numbers(c, attention, tokens) for attention, _ in _layer_kinds(c)), dtype)
+    return sum(cache_bytes(c, cache_numbers(c, kind, tokens), dtype, batch) for kind, _ in layer_kinds(c))
 
 
 def flops_per_token(config: Any, context: int, absorbed: bool = True) -> FlopCount:
@@ -212,111 +222,159 @@ def flops_per_token(config: Any, context: int, absorbed: bool = True) -> FlopCou
     """
     c = read(config)
     context = whole_number("context", context, 0)
-    groups = _model(c) | {"routed_experts": _used_experts(c)}
-    products = sum(block.matrix for name, block in groups.items() if name not in ("embedding", "lm_head"))
-    products += c.vocab_size * c.hidden_size  # the head multiplies, tied or not
+    attention = sum(_attention_products(c, attention, context, absorbed) for attention, _ in layer_kinds(c))
+    return FlopCount(weights=2 * sum(products(c).values()), attention=2 * attention)
+
+
+def prompt_attention_flops(config: Any, tokens: int) -> int:
+    """FLOPs of attention to read a prompt of `tokens` tokens, each attending to itself and those before.
+
+    MLA takes the cheaper of two ways for a pair of tokens: keys and values expanded once, H (dn + dr + dv), or
+    absorbed, H (2 rc + dr). An indexer scores all pairs, and attention covers what it selects.
+    """
+    c, total = read(config), 0
+    for attention, _ in layer_kinds(c):
+        heads, everything = c.num_attention_heads, _sum_of_least(tokens)
+        if c.model_type in MLA:
+            expanded = c.qk_nope_head_dim + c.qk_rope_head_dim + c.v_head_dim
+            pair, sparse = heads * min(expanded, 2 * c.kv_lora_rank + c.qk_rope_head_dim), c.model_type in DSA
+            index = c.index_n_heads * (c.index_head_dim + 1) if sparse and attention != REUSED else 0
+            total += index * everything + pair * (_sum_of_least(tokens, most=c.index_topk) if sparse else everything)
+            continue
+        attended = everything if attention == FULL else _sum_of_least(tokens, most=c.sliding_window)
+        if attention in (CSA, HCA):
+            rate = c.compress_rates[attention]
+            attended += _sum_of_least(tokens, rate, c.index_topk if attention == CSA else tokens)
+        if attention == CSA:
+            total += c.index_n_heads * c.index_head_dim * _sum_of_least(tokens, rate)
+        total += 2 * heads * c.head_dim * attended
+    return 2 * total
+
+
+def _sum_of_least(tokens: int, rate: int = 1, most: int | None = None) -> int:
+    """The sum of min(p // rate, most) over p = 1 ... tokens."""
+    whole, rest = divmod(tokens + 1, rate)  # p // rate takes each value below `whole` `rate` times, with p = 0
+    most = whole if most is None else min(most, whole)
+    return rate * (most * (most - 1) // 2 + most * (whole - most)) + rest * most
+
+
+def products(c: Shape) -> dict[str, int]:
+    """Multiply-adds of one token with the weights, by group; the embedding is looked up, the head multiplies."""
+    groups = {name: block.matrix for name, block in (_model(c) | {"routed_experts": _used_experts(c)}).items()}
+    groups |= {"embedding": 0, "lm_head": c.vocab_size * c.hidden_size}
     if c.model_type == "deepseek_v4":  # its n streams mix around attention and around the experts
-        products += 2 * c.num_hidden_layers * c.hc_mult**2 * c.hidden_size
-    attention = sum(_attention_products(c, attention, context, absorbed) for attention, _ in _layer_kinds(c))
-    return FlopCount(weights=2 * products, attention=2 * attention)
+        groups["hyper_connections"] += 2 * c.num_hidden_layers * c.hc_mult**2 * c.hidden_size
+    return groups
 
 
 # ------------------------------------------------------------------------------------- the blocks of a model
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Parameters of a block. A matrix entry costs one multiply-add per token, a norm weight or bias none."""
+class Block:
+    """Parameters of a block.
 
-    matrix: int = 0
+    Attributes:
+        matrices: how often a matrix occurs, by (inputs, outputs, pieces). A tensor split can cut it into `pieces`;
+            with 1 it is whole on every card. An entry costs one multiply-add per token.
+        vector: norm weights, biases and the like; they multiply nothing and are whole on every card.
+    """
+
+    matrices: Counter[tuple[int, int, int]] = field(default_factory=Counter)
     vector: int = 0
+
+    @property
+    def matrix(self) -> int:
+        """Entries of all matrices."""
+        return sum(times * inputs * outputs for (inputs, outputs, _), times in self.matrices.items())
 
     @property
     def size(self) -> int:
         return self.matrix + self.vector
 
-    def __add__(self, other: "_Block") -> "_Block":
-        return _Block(self.matrix + other.matrix, self.vector + other.vector)
+    def __add__(self, other: "Block") -> "Block":
+        return Block(self.matrices + other.matrices, self.vector + other.vector)
 
-    def __rmul__(self, times: int) -> "_Block":
-        return _Block(times * self.matrix, times * self.vector)
-
-
-def _linear(inputs: int, outputs: int, bias: bool = False) -> _Block:
-    return _Block(inputs * outputs, outputs if bias else 0)
+    def __rmul__(self, times: int) -> "Block":
+        return Block(Counter({key: times * found for key, found in self.matrices.items()}), times * self.vector)
 
 
-def _norm(*widths: int) -> _Block:
-    return _Block(vector=sum(widths))
+def _linear(inputs: int, outputs: int, bias: bool = False, pieces: int = 1) -> Block:
+    return Block(Counter({(inputs, outputs, pieces): 1}), outputs if bias else 0)
 
 
-def _gqa_attention(c: Shape) -> _Block:
+def _norm(*widths: int) -> Block:
+    return Block(vector=sum(widths))
+
+
+def _gqa_attention(c: Shape) -> Block:
     """Queries h -> H d, keys and values h -> K d, output H d -> h. Qwen2 has biases on all but the output."""
     h, heads, kv_heads = c.hidden_size, c.num_attention_heads, c.num_key_value_heads
     qkv_bias, out_bias = (True, False) if c.model_type == "qwen2" else (c.attention_bias, c.attention_bias)
-    query, output = _linear(h, heads * c.head_dim, qkv_bias), _linear(heads * c.head_dim, h, out_bias)
-    return query + 2 * _linear(h, kv_heads * c.head_dim, qkv_bias) + output
+    query = _linear(h, heads * c.head_dim, qkv_bias, heads)
+    output = _linear(heads * c.head_dim, h, out_bias, heads)
+    return query + 2 * _linear(h, kv_heads * c.head_dim, qkv_bias, kv_heads) + output
 
 
-def _mla_attention(c: Shape) -> _Block:
+def _mla_attention(c: Shape) -> Block:
     """Queries h -> rq -> H (dn + dr), or without rq; latent and RoPE key h -> rc + dr; keys and values
     rc -> H (dn + dv); output H dv -> h."""
     h, heads, bias = c.hidden_size, c.num_attention_heads, c.attention_bias
     query_width = heads * (c.qk_nope_head_dim + c.qk_rope_head_dim)
     if c.q_lora_rank is None:
-        query = _linear(h, query_width)
+        query = _linear(h, query_width, pieces=heads)
     else:
-        query = _linear(h, c.q_lora_rank, bias) + _linear(c.q_lora_rank, query_width)
+        query = _linear(h, c.q_lora_rank, bias) + _linear(c.q_lora_rank, query_width, pieces=heads)
     latent = _linear(h, c.kv_lora_rank + c.qk_rope_head_dim, bias)
-    keys_and_values = _linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim))
-    return query + latent + keys_and_values + _linear(heads * c.v_head_dim, h, bias)
+    keys_and_values = _linear(c.kv_lora_rank, heads * (c.qk_nope_head_dim + c.v_head_dim), pieces=heads)
+    return query + latent + keys_and_values + _linear(heads * c.v_head_dim, h, bias, heads)
 
 
-def _v32_indexer(c: Shape) -> _Block:
+def _v32_indexer(c: Shape) -> Block:
     """Queries rq -> Hi di, one key h -> di with a LayerNorm (weight and bias), head weights h -> Hi."""
     h, heads, width = c.hidden_size, c.index_n_heads, c.index_head_dim
     return _linear(c.q_lora_rank, heads * width) + _linear(h, width) + _norm(width, width) + _linear(h, heads)
 
 
-def _v4_attention(c: Shape) -> _Block:
+def _v4_attention(c: Shape) -> Block:
     """Queries h -> rq -> H d, one key that is also the value h -> d, output in g groups of heads
     H d / g -> ro each, then g ro -> h; a sink for each head."""
     h, query_width = c.hidden_size, c.num_attention_heads * c.head_dim
-    query = _linear(h, c.q_lora_rank) + _linear(c.q_lora_rank, query_width)
-    output = c.o_groups * _linear(query_width // c.o_groups, c.o_lora_rank)
-    output += _linear(c.o_groups * c.o_lora_rank, h)
-    return query + _linear(h, c.head_dim) + output + _Block(vector=c.num_attention_heads)
+    query = _linear(h, c.q_lora_rank) + _linear(c.q_lora_rank, query_width, pieces=c.num_attention_heads)
+    output = c.o_groups * _linear(query_width // c.o_groups, c.o_lora_rank, pieces=c.o_groups)
+    output += _linear(c.o_groups * c.o_lora_rank, h, pieces=c.o_groups)
+    return query + _linear(h, c.head_dim) + output + Block(vector=c.num_attention_heads)
 
 
-def _v4_compressor(c: Shape, attention: str, width: int) -> _Block:
+def _v4_compressor(c: Shape, attention: str, width: int) -> Block:
     """Entries and gates h -> s width, a bias for each of m positions, a norm. CSA has s = 2 series, HCA 1."""
     all_series = 2 * width if attention == CSA else width
-    position_bias = _Block(vector=c.compress_rates[attention] * all_series)
+    position_bias = Block(vector=c.compress_rates[attention] * all_series)
     return 2 * _linear(c.hidden_size, all_series) + position_bias + _norm(width)
 
 
-def _v4_indexer(c: Shape) -> _Block:
+def _v4_indexer(c: Shape) -> Block:
     """A compressor of width di, queries rq -> Hi di, head weights h -> Hi."""
     query = _linear(c.q_lora_rank, c.index_n_heads * c.index_head_dim)
     return _v4_compressor(c, CSA, c.index_head_dim) + query + _linear(c.hidden_size, c.index_n_heads)
 
 
-def _hyper_connection(c: Shape) -> _Block:
+def _hyper_connection(c: Shape) -> Block:
     """From the n streams (n h) to n weights in, n weights out and n x n mixing weights; 3 scales."""
-    return _linear(c.hc_mult * c.hidden_size, (2 + c.hc_mult) * c.hc_mult, bias=True) + _Block(vector=3)
+    return _linear(c.hc_mult * c.hidden_size, (2 + c.hc_mult) * c.hc_mult, bias=True) + Block(vector=3)
 
 
-def _hyper_head(c: Shape) -> _Block:
+def _hyper_head(c: Shape) -> Block:
     """The final collapse of the n streams into one: n h -> n, 1 scale."""
-    return _linear(c.hc_mult * c.hidden_size, c.hc_mult, bias=True) + _Block(vector=1)
+    return _linear(c.hc_mult * c.hidden_size, c.hc_mult, bias=True) + Block(vector=1)
 
 
-def _swiglu(h: int, width: int, bias: bool = False) -> _Block:
+def _swiglu(h: int, width: int, bias: bool = False) -> Block:
     """Gate and up h -> width, down width -> h."""
-    return 2 * _linear(h, width, bias) + _linear(width, h, bias)
+    return 2 * _linear(h, width, bias, width) + _linear(width, h, bias, width)
 
 
-def _moe(c: Shape) -> dict[str, _Block]:
+def _moe(c: Shape) -> dict[str, Block]:
     """Router h -> E, E routed experts of width fe, and the shared experts as one SwiGLU."""
     shared = 1 if c.model_type == "deepseek_v4" else c.n_shared_experts
     return {
@@ -326,14 +384,16 @@ def _moe(c: Shape) -> dict[str, _Block]:
     }
 
 
-def _layer(c: Shape, attention: str, ffn: str) -> dict[str, _Block]:
-    """One decoder layer by group; `attention` and `ffn` are kinds as in `_layer_kinds`."""
+def layer_blocks(c: Shape, attention: str, ffn: str) -> dict[str, Block]:
+    """One decoder layer by group; `attention` and `ffn` are kinds as in `layer_kinds`."""
     norms = _norm(c.hidden_size, c.hidden_size)
     if c.model_type in GQA:
+        if c.model_type.startswith("qwen3"):  # it normalizes queries and keys
+            norms += _norm(c.head_dim, c.head_dim)
         groups = {"attention": _gqa_attention(c), "norms": norms}
     elif c.model_type in MLA:
         groups = {"attention": _mla_attention(c), "norms": norms + _norm(c.q_lora_rank or 0, c.kv_lora_rank)}
-        if c.model_type == "deepseek_v32":
+        if c.model_type in DSA and attention != REUSED:
             groups["indexer"] = _v32_indexer(c)
     else:
         groups = {"attention": _v4_attention(c), "norms": norms + _norm(c.q_lora_rank, c.head_dim)}
@@ -347,13 +407,19 @@ def _layer(c: Shape, attention: str, ffn: str) -> dict[str, _Block]:
     return groups | _moe(c)
 
 
-def _layer_kinds(c: Shape) -> list[tuple[str, str]]:
+def layer_kinds(c: Shape) -> list[tuple[str, str]]:
     """(attention, feed-forward) of every layer; the feed-forward is "dense", "moe" or "hash_moe"."""
     if c.model_type == "deepseek_v4":
         return list(zip(c.layer_types, c.mlp_layer_types, strict=True))
-    if c.model_type == "deepseek_v32":
-        return [(FULL, "moe" if ffn == "sparse" else "dense") for ffn in c.mlp_layer_types]
-    if c.model_type == "qwen2":
+    if c.model_type in DSA:
+        reuse = [REUSED if kind == "shared" else FULL for kind in getattr(c, "indexer_types", [])]
+        kinds = ["moe" if ffn == "sparse" else "dense" for ffn in c.mlp_layer_types]
+        return list(zip(reuse or [FULL] * c.num_hidden_layers, kinds, strict=True))
+    if c.model_type == "qwen3_moe":
+        attention = FULL if c.sliding_window is None else WINDOW
+        moe = [(i + 1) % c.decoder_sparse_step == 0 and i not in c.mlp_only_layers for i in range(c.num_hidden_layers)]
+        return [(attention, "moe" if is_moe else "dense") for is_moe in moe]
+    if c.model_type in ("qwen2", "qwen3"):
         return [(FULL if c.sliding_window is None else attention, "dense") for attention in c.layer_types]
     if c.model_type == "llama":
         return [(FULL, "dense")] * c.num_hidden_layers
@@ -362,25 +428,31 @@ def _layer_kinds(c: Shape) -> list[tuple[str, str]]:
     return [(FULL, "moe" if moe else "dense") for moe in is_moe]
 
 
-def _model(c: Shape) -> dict[str, _Block]:
-    """The whole model by group."""
-    matrix = _linear(c.vocab_size, c.hidden_size)
+def end_blocks(c: Shape) -> dict[str, Block]:
+    """What is before and after the layers, by group."""
+    matrix = _linear(c.hidden_size, c.vocab_size, pieces=c.vocab_size)
     groups = {"embedding": matrix, "norms": _norm(c.hidden_size)}
     if not c.tie_word_embeddings:
         groups["lm_head"] = matrix
     if c.model_type == "deepseek_v4":
         groups["hyper_connections"] = _hyper_head(c)
-    for attention, ffn in _layer_kinds(c):
-        for name, block in _layer(c, attention, ffn).items():
-            groups[name] = groups.get(name, _Block()) + block
     return groups
 
 
-def _used_experts(c: Shape) -> _Block:
+def _model(c: Shape) -> dict[str, Block]:
+    """The whole model by group."""
+    groups = end_blocks(c)
+    for attention, ffn in layer_kinds(c):
+        for name, block in layer_blocks(c, attention, ffn).items():
+            groups[name] = groups.get(name, Block()) + block
+    return groups
+
+
+def _used_experts(c: Shape) -> Block:
     """The routed experts that one token passes through, over all layers. Raises ConfigError if they are not said."""
-    moe_layers = sum(ffn != "dense" for _, ffn in _layer_kinds(c))
+    moe_layers = sum(ffn != "dense" for _, ffn in layer_kinds(c))
     if not moe_layers:
-        return _Block()
+        return Block()
     if c.num_experts_per_tok is None:
         raise ConfigError(_OPEN)
     return moe_layers * c.num_experts_per_tok * _swiglu(c.hidden_size, c.moe_intermediate_size)
@@ -390,35 +462,64 @@ def _mtp(c: Shape) -> int:
     """Each extra layer: 2 h -> h, three norms, one MoE layer and its router bias; in V4 a stream collapse."""
     if not c.num_nextn_predict_layers:
         return 0
-    attention, collapse = (WINDOW, _hyper_head(c)) if c.model_type == "deepseek_v4" else (FULL, _Block())
-    layer = sum(_layer(c, attention, "moe").values(), start=_norm(c.n_routed_experts) + collapse)
+    attention, collapse = (WINDOW, _hyper_head(c)) if c.model_type == "deepseek_v4" else (FULL, Block())
+    layer = sum(layer_blocks(c, attention, "moe").values(), start=_norm(c.n_routed_experts) + collapse)
     layer += _linear(2 * c.hidden_size, c.hidden_size) + 3 * _norm(c.hidden_size)
     return c.num_nextn_predict_layers * layer.size
 
 
-def _cache_numbers(c: Shape, attention: str, tokens: int) -> int:
-    """Numbers that one layer caches for one sequence, see `kv_cache_bytes`."""
+def cache_numbers(c: Shape, attention: str, tokens: int) -> tuple[int, int]:
+    """Numbers that one layer caches for one sequence: keys and values, and the indexer's keys."""
     if c.model_type in MLA:
-        index_key = c.index_head_dim if c.model_type == "deepseek_v32" else 0
-        return (c.kv_lora_rank + c.qk_rope_head_dim + index_key) * tokens
+        indexed = c.model_type in DSA and attention != REUSED
+        return (c.kv_lora_rank + c.qk_rope_head_dim) * tokens, c.index_head_dim * tokens if indexed else 0
     kept = tokens if attention == FULL else min(tokens, c.sliding_window - 1)
     if c.model_type in GQA:
-        return 2 * c.num_key_value_heads * c.head_dim * kept
+        return 2 * c.num_key_value_heads * c.head_dim * kept, 0
     if attention == WINDOW:
-        return c.head_dim * kept
+        return c.head_dim * kept, 0
     m = c.compress_rates[attention]
     entries, waiting = divmod(tokens, m)
     if attention == HCA:
-        return c.head_dim * (kept + entries + 2 * waiting)
-    overlap = 2 * m if entries else 0
-    return c.head_dim * kept + (c.head_dim + c.index_head_dim) * (entries + 4 * waiting + overlap)
+        return c.head_dim * (kept + entries + 2 * waiting), 0
+    both = entries + 4 * waiting + (2 * m if entries else 0)
+    return c.head_dim * (kept + both), c.index_head_dim * both
+
+
+def read_numbers(c: Shape, attention: str, tokens: int) -> tuple[int, int]:
+    """Numbers of `cache_numbers` that decoding one token must read: an indexer's keys, and what it selects."""
+    if c.model_type in DSA:
+        return cache_numbers(c, attention, min(tokens, c.index_topk))[0], cache_numbers(c, attention, tokens)[1]
+    if attention not in (CSA, HCA):
+        return cache_numbers(c, attention, tokens)
+    entries, kept = tokens // c.compress_rates[attention], min(tokens, c.sliding_window - 1)
+    if attention == HCA:
+        return c.head_dim * (kept + entries), 0
+    return c.head_dim * (kept + min(entries, c.index_topk)), c.index_head_dim * entries
+
+
+def cache_bytes(c: Shape, numbers: tuple[int, int], dtype: Any, batch: int = 1) -> int:
+    """Bytes of `batch` times these keys and values, and indexer's keys, see `kv_cache_bytes`."""
+    if dtype != PACKED_CACHE:
+        return _bytes(batch * sum(numbers), dtype)
+    if c.model_type in GQA:
+        raise ConfigError(f"{PACKED_CACHE} is a layout of latents; {c.model_type} caches keys and values")
+    rope = c.qk_rope_head_dim
+    if c.model_type == "deepseek_v4":  # scales of one byte for 64 numbers, padded by one
+        rest = c.head_dim - rope
+        entry, index = rest + 2 * rope + -(-rest // 64) + 1, c.index_head_dim // 2 + -(-c.index_head_dim // 32)
+    else:
+        rest = c.kv_lora_rank
+        entry, index = rest + 2 * rope + 4 * -(-rest // 128), getattr(c, "index_head_dim", 0) + 4
+    keys = numbers[1] // c.index_head_dim if numbers[1] else 0
+    return batch * (numbers[0] // (rest + rope) * entry + keys * index)
 
 
 def _attention_products(c: Shape, attention: str, context: int, absorbed: bool) -> int:
     """Multiply-adds of one layer that depend on the context, see `flops_per_token`."""
     heads, keys = c.num_attention_heads, context + 1
-    if c.model_type == "deepseek_v32":
-        index = c.index_n_heads * (c.index_head_dim + 1) * keys  # + 1 for the weighted sum over its heads
+    if c.model_type in DSA:
+        index = 0 if attention == REUSED else c.index_n_heads * (c.index_head_dim + 1) * keys  # + 1: the sum over heads
         return index + heads * (2 * c.kv_lora_rank + c.qk_rope_head_dim) * min(keys, c.index_topk)
     if c.model_type in MLA and absorbed:
         return heads * (2 * c.kv_lora_rank + c.qk_rope_head_dim) * keys
@@ -435,10 +536,4 @@ def _attention_products(c: Shape, attention: str, context: int, absorbed: bool) 
 
 
 def _bytes(numbers: int, dtype: Any) -> int:
-    name = str(dtype).removeprefix("torch.")
-    name = SHORT_NAMES.get(name, name)
-    if name.startswith(("float8_", "float4_")):  # torch adds the layout, as in float8_e4m3fn
-        name = name.partition("_")[0]
-    if name not in DTYPE_BITS:
-        raise ConfigError(f"dtype = {dtype!r}: must be one of {', '.join(DTYPE_BITS)}")
-    return -(-numbers * DTYPE_BITS[name] // 8)
+    return -(-numbers * DTYPE_BITS[format_name(dtype)] // 8)

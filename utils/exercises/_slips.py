@@ -50,7 +50,7 @@ SLIPS: tuple[tuple[str, Fits], ...] = (
     *_times(8, "Bits or bytes: which are asked?"),
     *_times(2, "Is something counted twice, or left out?"),
     ("That is rounded. Give the number with its decimals.", _is_rounded),
-    *_times(1.024, "Is a thousand taken as 1,024, or the reverse?", "2.4 %", 1e-3),
+    *_times(1.024, "Is a thousand taken as 1,024, or the reverse?", "2.4 %", 3e-4),
     *_times(1.024**2, "Is a million taken as 1,024 squared, or the reverse?", "4.9 %", 1e-3),
     *_times(1.024**3, "Is a GB, 1,000**3 bytes, taken as a GiB, 1,024**3 bytes, or the reverse?", "7.4 %", 1e-3),
     ("The size is right, the sign is not.", lambda given, right: _near(given, -right)),

@@ -57,11 +57,14 @@ EXERCISES = (
         ),
         solution="from utils.planner import plan\n\n"
         'answer = plan("DeepSeek-V3", "8xH100", "float8", context=65_536, batch=32).cards_needed',
-        after="Machines have eight cards, so this means two of them, with room to spare.",
+        after="Eleven cards hold the sum of all bytes, but no split is that even: whole layers, and the cache of whole "
+        "conversations, lie on one card. Machines have eight cards, so this means two of them, with room to spare.",
         mistakes=(
-            Mistake(9, "That holds the weights. Now add the cache of 32 long conversations."),
+            Mistake(11, "Eleven hold the sum of all bytes. But does a split of them leave room on every card?"),
+            Mistake(10, "That is enough for one short conversation. Name the context and the batch."),
+            Mistake(9, "That holds the weights. Now add the cache of 32 long conversations, and a split."),
             Mistake(8, "Eight H100 do not even hold the weights."),
-            Mistake(20, "Is the precision float8? In 16 bit the weights are twice as large."),
+            Mistake(24, "Is the precision float8? In 16 bit the weights are twice as large."),
         ),
     ),
     Exercise(
