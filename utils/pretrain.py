@@ -33,8 +33,7 @@ from utils.errors import CourseError
 
 END = "<|end|>"
 VOCABULARY = 4096
-BFLOAT16 = ("avx512_bf16", "amx_bf16", "arm_bf16")  # what PyTorch calls bfloat16 hardware, by kind of processor
-INSTRUCTIONS = ("avx2", "avx512_f", "avx512_vnni", *BFLOAT16)
+INSTRUCTIONS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "arm_bf16")  # as PyTorch names them
 CONFIGS: dict[str, Callable[[], Any]] = {
     "mini": lambda: DeepseekV3Config(
         vocab_size=VOCABULARY,
