@@ -24,7 +24,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from utils import course, exercises, handouts, learner, report, runner
+from utils import course, exercises, handouts, report, runner
+from utils.exercises import _learner as learner
 
 SCREENSHOTS = course.ROOT / "build" / "screenshots"
 try:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from utils import learner
 from utils.exercises import ExerciseError, NotYet, all_exercises, all_quizzes, check, get, progress, quiz
+from utils.exercises import _learner as learner
 
 COURSE = Path(__file__).parent.parent
 
@@ -296,7 +296,7 @@ def test_two_processes_that_write_at_once_lose_nothing(tmp_path: Path) -> None:
     writes = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from utils import learner\n"
+        "from utils.exercises import _learner as learner\n"
         "name, folder = sys.argv[1], Path(sys.argv[2])\n"
         "(folder / f'ready {name}').touch()\n"
         "while not (folder / 'go').exists():\n"

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from utils import course, learner
+from utils import course
 from utils.exercises import ExerciseError, Question, all_quizzes, quiz
+from utils.exercises import _learner as learner
 
 QUIZZES = all_quizzes()
 EVERY = [

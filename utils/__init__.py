@@ -7,7 +7,6 @@ One module per idea. What chapters use:
 - `models`        the real language model and the tokenizers, cached for offline use
 - `claims`        the ledger of 33 claims and the verdict cards
 - `exercises`     check, hint and solution; a quiz for each chapter; progress
-- `learner`       what is solved, kept on this machine
 - `environment`   whether this machine is ready
 - `measure`       paired timing, peak memory, size on disk, perplexity
 - `corpus`, `pretrain`  the text of Python's standard library, and the mini DeepSeek trained on it

@@ -2,39 +2,21 @@
 
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TypeVar
 
 from IPython import get_ipython
-from IPython.display import clear_output
 from tqdm import tqdm
 
 Item = TypeVar("Item")
 
 
-def bar(items: Sequence[Item], text: str, *, every: float = 0.5) -> Iterator[Item]:
-    """Yield the items, and draw how far the loop is, at most once every `every` seconds.
+def bar(items: Sequence[Item], text: str) -> "tqdm[Item]":
+    """tqdm's bar over items, in the output of the cell; what was printed before it stays.
 
-    In a notebook the bar is the output of its cell and is cleared at the end, so no saved notebook holds it. Print
-    results after the loop: what the cell printed before is cleared too. Nothing is drawn where nobody looks: in a test,
-    or when the error stream is not a terminal.
+    Nothing is drawn where nobody looks: in a test, in a run that sets TQDM_DISABLE to keep its outputs, or in a script
+    whose output is no terminal.
     """
-    if get_ipython() is None:
-        yield from tqdm(items, text, leave=False, disable=None)
-        return
-    if "PYTEST_VERSION" in os.environ:  # nbval compares every output and does not know of clearing
-        yield from items
-        return
-    start = drawn = time.monotonic()
-    try:
-        for done, item in enumerate(items):
-            now = time.monotonic()
-            if now - drawn >= every:
-                drawn = now
-                clear_output(wait=True)
-                print(tqdm.format_meter(done, len(items), now - start, ncols=80, prefix=text), flush=True)
-            yield item
-    finally:
-        sys.stdout.flush()
-        clear_output()
+    unseen = get_ipython() is None and not sys.stdout.isatty()
+    quiet = unseen or not {"PYTEST_VERSION", "TQDM_DISABLE"}.isdisjoint(os.environ)
+    return tqdm(items, text, leave=False, file=sys.stdout, mininterval=0.5, ncols=80, disable=quiet)

@@ -12,18 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 # No training reads these modules or their tests, so that a model can be judged on code that it has never seen.
-HELD_OUT = (
-    "bisect",
-    "calendar",
-    "colorsys",
-    "fractions",
-    "graphlib",
-    "heapq",
-    "queue",
-    "shlex",
-    "statistics",
-    "textwrap",
-)
+HELD_OUT = ("bisect", "calendar", "colorsys", "fractions", "graphlib",
+            "heapq", "queue", "shlex", "statistics", "textwrap")  # fmt: skip
 
 
 @functools.cache
@@ -42,8 +32,7 @@ def held_out() -> dict[str, str]:
 def training_texts(*, tests: bool = True) -> dict[str, str]:
     """Source files of the library but the held-out ones, and the language reference, by name.
 
-    Args:
-        tests: with the library's own tests; they are more than half of its source.
+    `tests`: with the library's own tests, which are more than half of its source.
     """
     files = _archive("library.tar.xz") | (_archive("tests.tar.xz") if tests else {})
     unseen = {f"{name}.py" for name in HELD_OUT}
@@ -63,20 +52,9 @@ def encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> torch.Te
 
 
 def batch(tokens: torch.Tensor, step: int, size: int, window: int, seed: int = 0) -> torch.Tensor:
-    """Windows of text at random places. The same seed and step give the same batch, whatever came before.
+    """Windows of text at random places. Shape: (size, window), from (tokens,).
 
-    Args:
-        tokens: (tokens,) from `encode`.
-        step: number of the training step.
-        size: windows a batch.
-        window: tokens a window.
-        seed: chooses the order.
-
-    Returns:
-        Token ids of shape (size, window).
-
-    Raises:
-        ValueError: the text is shorter than one window.
+    The same seed and step give the same batch, whatever came before. Raises ValueError if no window fits the text.
     """
     if len(tokens) < window:
         raise ValueError(f"a window of {window} tokens needs a text of at least as many; got {len(tokens)}")

@@ -12,12 +12,9 @@ class WriteError(CourseError, OSError):
 
 
 def write(path: Path, content: str | bytes) -> bool:
-    """Write a file (text as UTF-8) if its content changes; says whether it did.
+    """Write a file (text as UTF-8) if its content changes; says whether it did. Raises `WriteError`.
 
     Whoever reads `path` sees the old file or the whole new one. Several may write it at the same time: the last wins.
-
-    Raises:
-        WriteError: it cannot be written.
     """
     content = content.encode() if isinstance(content, str) else content
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")  # a name that no other writer uses

@@ -406,7 +406,7 @@ def _environment(folder: str) -> dict[str, str]:
     """Variables of a kernel: those of this process and its `utils`, without the user's profile and progress."""
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     path = os.pathsep.join(filter(None, (str(course.ROOT), kept.get("PYTHONPATH"))))
-    own = {"PYTHONPATH": path, "IPYTHONDIR": folder, "COURSE_PROGRESS": f"{folder}/progress.json"}
+    own = {"PYTHONPATH": path, "IPYTHONDIR": folder, "COURSE_PROGRESS": f"{folder}/progress.json", "TQDM_DISABLE": "1"}
     # Threads that wait for each other let another program have the core soon; on a busy machine that halves the time.
     return {"GOMP_SPINCOUNT": "1000"} | kept | own
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from utils import learner
 from utils.errors import CourseError
-from utils.exercises import _answers, _slips
+from utils.exercises import _answers, _learner, _slips
 
 LEVELS = {1: "warm-up", 2: "practice", 3: "challenge"}
 
@@ -175,7 +174,7 @@ def check(exercise_id: str, answer: Any = ...) -> None:
             print("It is None. That is what print(...) gives, and a function without return: print only shows a value.")
         return
     if exercise.agrees(given, exercise.expected):
-        learner.solved(exercise.id)
+        _learner.solved(exercise.id)
         print(f"{exercise.id} ✔ right. {exercise.after}")
         return
     raise NotYet(f"{exercise.id}, not yet. {_advice(given, exercise)}")
@@ -225,7 +224,7 @@ def quiz(chapter: str, answers: str = "") -> None:
         print(f"   {letter}) {option}\n   {mark} {why}")
     if given:
         right = sum(letter == question.right for letter, question in zip(given, questions, strict=True))
-        learner.answered(chapter, right)
+        _learner.answered(chapter, right)
         print(f"{right} of {len(questions)} right.")
     else:
         example = " ".join("abcabc"[: len(questions)])
@@ -247,17 +246,17 @@ def progress(*, reset: bool | str = False) -> None:
     if reset:
         if reset is not True and reset not in chapters:
             raise ExerciseError(f"reset must be True or a chapter; got {reset!r}; there are {', '.join(chapters)}")
-        if learner.reset(None if reset is True else reset):
+        if _learner.reset(None if reset is True else reset):
             print("Forgotten: " + ("all chapters." if reset is True else f"chapter {reset}."))
-    record = learner.load()
-    done = {key for key in record[learner.EXERCISES] if key in all_exercises()}
+    record = _learner.load()
+    done = {key for key in record[_learner.EXERCISES] if key in all_exercises()}
     marks_width = max(len(group) for group in chapters.values()) + 2
     print(f"{'chapter':<9}{'exercises':<{marks_width + 6}}{'quiz':<6}still to do")
     quiz_right = quiz_questions = 0
     for chapter, group in chapters.items():
         marks = "".join("■" if exercise.id in done else "□" for exercise in group)
         questions = len(all_quizzes().get(chapter, ()))
-        best = record[learner.QUIZZES].get(chapter)  # None: not tried
+        best = record[_learner.QUIZZES].get(chapter)  # None: not tried
         right = min(best or 0, questions)
         left = [exercise for exercise in group if exercise.id not in done]
         todo = [f"{', '.join(e.id for e in left)} (about {sum(e.minutes for e in left)} min)"] if left else []
