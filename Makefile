@@ -40,13 +40,13 @@ setup:
 	@"$(PYTHON)" install.py --quiet
 
 course: setup
-	@"$(COURSE_PYTHON)" -m utils run $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs "$(JOBS)")
+	@"$(COURSE_PYTHON)" -m tools run $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs "$(JOBS)")
 
 handouts: setup
-	@"$(COURSE_PYTHON)" -m utils handouts $(if $(ONLY),--only "$(ONLY)")
+	@"$(COURSE_PYTHON)" -m tools handouts $(if $(ONLY),--only "$(ONLY)")
 
 slides: setup
-	@"$(COURSE_PYTHON)" -m utils slides $(if $(ONLY),--only "$(ONLY)")
+	@"$(COURSE_PYTHON)" -m tools slides $(if $(ONLY),--only "$(ONLY)")
 
 check: setup
 	@"$(COURSE_PYTHON)" $(PYTEST) -m "not slow" tests
@@ -58,19 +58,19 @@ outputs: setup
 	@"$(COURSE_PYTHON)" $(PYTEST) $(NBVAL) notebooks
 
 steady: setup
-	@"$(COURSE_PYTHON)" -m tools.steady $(if $(ONLY),--only "$(ONLY)") $(if $(CONDITIONS),--conditions "$(CONDITIONS)") \
+	@"$(COURSE_PYTHON)" -m tools steady $(if $(ONLY),--only "$(ONLY)") $(if $(CONDITIONS),--conditions "$(CONDITIONS)") \
 		$(if $(PYTHON2),--python2 "$(PYTHON2)")
 
 lab: setup
-	@"$(COURSE_PYTHON)" -m utils lab $(if $(PORT),--port "$(PORT)")
+	@"$(COURSE_PYTHON)" -m tools lab $(if $(PORT),--port "$(PORT)")
 
 bench: setup
-	@"$(COURSE_PYTHON)" -m utils bench $(if $(ONLY),--only "$(ONLY)")
+	@"$(COURSE_PYTHON)" -m tools bench $(if $(ONLY),--only "$(ONLY)")
 
 publish:
 	@test -n "$$REPO" || { echo "Say where the course is hosted: make publish REPO=owner/name TAG=v1.0" >&2; exit 2; }
 	@$(MAKE) --no-print-directory setup
-	@"$(COURSE_PYTHON)" -m utils publish $(if $(TAG),--tag="$$TAG") -- "$$REPO"
+	@"$(COURSE_PYTHON)" -m tools publish $(if $(TAG),--tag="$$TAG") -- "$$REPO"
 
 clean:
 	@rm -rf .venv build .pytest_cache .ruff_cache .hypothesis ./*.egg-info

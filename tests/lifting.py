@@ -5,7 +5,7 @@ from typing import Any
 
 import nbformat
 
-from utils import course
+from utils import chapters
 
 
 def lift(number: str, *names: str) -> Any:
@@ -21,7 +21,7 @@ def lift(number: str, *names: str) -> Any:
     Raises:
         LookupError: there is no such notebook, or it does not define a name.
     """
-    path = next((path for path in course.notebook_paths() if path.name.startswith(number)), None)
+    path = next((path for path in chapters.notebook_paths() if path.name.startswith(number)), None)
     if path is None:
         raise LookupError(f"no notebook's name begins with {number!r}")
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]

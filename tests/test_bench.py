@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from utils import bench
-from utils.bench import attention, training
+from tools import bench, choices
+from tools.bench import attention, training
 
 
 def test_every_topic_has_lines():
@@ -12,19 +12,19 @@ def test_every_topic_has_lines():
 
     assert {"attention", "models", "training"} <= set(bench.topics())
     for topic in bench.topics():
-        assert callable(importlib.import_module(f"utils.bench.{topic}").lines)
+        assert callable(importlib.import_module(f"tools.bench.{topic}").lines)
 
 
 def test_an_unknown_topic_names_the_known_ones():
-    with pytest.raises(bench.BenchError, match=r"no topic 'speed'; there are attention, .*models"):
-        bench.run("models, speed")
+    with pytest.raises(choices.ChoiceError, match=r"no topic 'speed'; there are attention, .*models"):
+        bench.print_ratios("models, speed")
 
 
 def test_chosen_topics_are_printed_in_order(monkeypatch, capsys):
     monkeypatch.setattr(training, "lines", lambda: iter(["one", "two"]))
     monkeypatch.setattr(attention, "lines", lambda: iter(["three"]))
-    assert bench.run("training,attention") == 0
-    assert capsys.readouterr().out.split("\n")[1:] == ["", "training", "  one", "  two", "", "attention", "  three", ""]
+    bench.print_ratios("training,attention")
+    assert capsys.readouterr().out.split("\n")[1:] == ["", "attention", "  three", "", "training", "  one", "  two", ""]
 
 
 def test_the_three_forms_of_attention_agree_and_a_wrong_one_is_caught(monkeypatch):

@@ -24,10 +24,11 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from utils import course, exercises, handouts, report, runner
+from tools import report, runner
+from utils import chapters, exercises, handouts
 from utils.exercises import _learner as learner
 
-SCREENSHOTS = course.ROOT / "build" / "screenshots"
+SCREENSHOTS = chapters.ROOT / "build" / "screenshots"
 try:
     CHROMIUM = handouts.find_chromium()
 except handouts.BrowserError:
@@ -67,7 +68,7 @@ def picture_of_a_failure(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @dataclass
 class Lab:
-    """A running `python -m utils lab` on a copy of two chapters."""
+    """A running `python -m tools lab` on a copy of two chapters."""
 
     process: subprocess.Popen
     folder: Path
@@ -98,9 +99,9 @@ c.IdentityProvider.token = ""
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab with a space")
-    shutil.copytree(course.NOTEBOOKS / "images", folder / "notebooks" / "images")
+    shutil.copytree(chapters.NOTEBOOKS / "images", folder / "notebooks" / "images")
     for name in ("00_start_here.ipynb", "01_architecture_math.ipynb"):
-        notebook = nbformat.read(course.NOTEBOOKS / name, 4)
+        notebook = nbformat.read(chapters.NOTEBOOKS / name, 4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None  # what is there later, this run made
@@ -111,10 +112,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     command = [sys.executable, "-m", "utils", "lab", str(folder / "notebooks"), "--port", str(port), "--no-browser"]
-    environment = os.environ | own | {"PYTHONPATH": str(course.ROOT)}
+    environment = os.environ | own | {"PYTHONPATH": str(chapters.ROOT)}
     with (folder / "terminal.txt").open("w") as terminal:
         process = subprocess.Popen(
-            command, cwd=course.ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal
+            command, cwd=chapters.ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal
         )
     try:
         running = Lab(process, folder, port, "")
@@ -298,8 +299,8 @@ LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (DESKTOP, 
 
 def handout(notebook: str, path: Path) -> None:
     """Write a chapter, as it is saved, as a handout."""
-    saved = nbformat.read(course.NOTEBOOKS / notebook, 4)
-    handouts.write_handout(saved, notebook, course.NOTEBOOKS, path)
+    saved = nbformat.read(chapters.NOTEBOOKS / notebook, 4)
+    handouts.write_handout(saved, notebook, chapters.NOTEBOOKS, path)
 
 
 def complaints(browser: Browser, path: Path, scheme: str, width: int, shot: str = "") -> set[str]:

@@ -4,9 +4,9 @@ import inspect
 
 import nbformat
 
-from utils import catalog, claims, course, measure
+from utils import catalog, chapters, claims, measure
 
-NOTEBOOK = nbformat.read(next(path for path in course.notebook_paths() if path.name.startswith("00")), as_version=4)
+NOTEBOOK = nbformat.read(next(path for path in chapters.notebook_paths() if path.name.startswith("00")), as_version=4)
 PROSE = "\n".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
 PRINTED = "\n".join(
     output.get("text", "") for cell in NOTEBOOK.cells if cell.cell_type == "code" for output in cell.outputs

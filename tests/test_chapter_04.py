@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from lifting import lift
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from utils import claims, course, pretrain
+from tools import pretrain
+from utils import chapters, claims
 
 keep_top, sparse = lift("04", "keep_top", "sparse")
 swiglu, masked, picked, block = lift("04", "swiglu", "masked", "picked", "block")
@@ -187,7 +188,7 @@ def test_a_case_of_c14_needs_both_halves(quality: bool, clock: list, verdict: bo
 
 
 def test_no_case_of_the_real_model_supports_c14():
-    path = next(path for path in course.notebook_paths() if path.name.startswith("04"))
+    path = next(path for path in chapters.notebook_paths() if path.name.startswith("04"))
     found = claims.saved_verdicts(path)[0]
     real = [case for case in found.cases if case["name"].startswith("SmolLM2")]
     assert found.claim == "C14" and found.verdict != "holds"

@@ -13,8 +13,8 @@ from lifting import lift
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from tools.bench import quantization as bench
 from utils import catalog
-from utils.bench import quantization as bench
 
 absmax, zero_point, grouped, largest_integer = lift("05", "absmax", "zero_point", "grouped", "largest_integer")
 decode_q4_1, Int8Linear, nf4_levels = lift("05", "decode_q4_1", "Int8Linear", "nf4_levels")

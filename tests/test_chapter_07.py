@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lifting import lift
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from tools.bench import batching
 from utils import exercises
-from utils.bench import batching
 
 Request, Batch, generate, agree, make_trace, serve, computed, useful, clock_seconds = lift(
     "07", "Request", "Batch", "generate", "agree", "make_trace", "serve", "computed", "useful", "clock_seconds"

@@ -11,7 +11,7 @@ from lifting import lift
 from tiny_v3 import TINY_V3
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
-from utils import architecture, claims, course
+from utils import architecture, chapters, claims
 
 chosen_experts, parameters_used = lift("13", "chosen_experts", "parameters_used")
 first_layers, fit_shortcut, first_exit, self_speculate, speed_up = lift(
@@ -244,7 +244,7 @@ def test_difficulty_decides_only_where_much_is_written_small_at_little_cost(shar
 
 
 def test_c32_is_measured_on_both_sides_of_its_condition():
-    path = next(path for path in course.notebook_paths() if path.name.startswith("13"))
+    path = next(path for path in chapters.notebook_paths() if path.name.startswith("13"))
     found = claims.saved_verdicts(path)[0]
     assert found.verdict.startswith("holds if ")
     by_length = [case["holds"] for case in found.cases if "length" in case["name"]]

@@ -2,13 +2,16 @@
 
 import json
 import re
-from pathlib import Path
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 
+from tools import __main__ as tools_cli
+from tools import generated, runner
 from utils import __main__ as cli
-from utils import architecture, catalog, course, runner
+from utils import architecture, catalog, chapters
 
 
 def test_params_prints_the_exact_numbers(capsys):
@@ -55,7 +58,8 @@ def test_params_of_every_counted_model(model, capsys):
     ],
 )
 def test_bad_input_is_one_clear_line(arguments, message, capsys):
-    assert cli.main(arguments) == 2
+    commands = cli if arguments[0] in ("params", "plan") else tools_cli
+    assert commands.main(arguments) == 2
     error = capsys.readouterr().err
     assert message in error and len(error.strip().splitlines()) == 1
 
@@ -73,7 +77,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(mistake, monkeypatch):
 
 def test_every_error_class_of_the_course_has_the_common_base():
     """But `NotYet`, which a wrong answer raises, and what a private module keeps to itself."""
-    modules = Path(cli.__file__).parent.rglob("*.py")
+    modules = [path for folder in ("utils", "tools") for path in (chapters.ROOT / folder).rglob("*.py")]
     text = "\n".join(path.read_text(encoding="utf-8") for path in modules if not re.match("_[a-z]", path.name))
     classes = dict(re.findall(r"^class (\w+)\((.*(?:Error|Exception)\b.*)\):", text, re.MULTILINE))
     without = [name for name, bases in classes.items() if not bases.startswith("CourseError")]
@@ -84,13 +88,25 @@ def test_a_run_records_its_own_chapters_not_those_of_a_report_that_another_run_w
     recorded = []
     own = SimpleNamespace(record=lambda: {"number": "05", "status": "ok"})
     monkeypatch.setattr(runner, "run_course", lambda only, jobs: (0, [own]))
-    monkeypatch.setattr(course, "record", recorded.extend)
-    monkeypatch.setattr(course, "refresh", list)
-    assert cli.main(["run", "--record"]) == 0
+    monkeypatch.setattr(generated, "record", recorded.extend)
+    monkeypatch.setattr(generated, "refresh", list)
+    assert tools_cli.main(["run", "--record"]) == 0
     assert recorded == [{"number": "05", "status": "ok"}]
 
 
-def test_an_unknown_command_names_the_known_ones(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["dance"])
-    assert "params" in capsys.readouterr().err
+@pytest.mark.parametrize(("commands", "some"), [(cli, ["params", "plan"]), (tools_cli, ["run", "save", "publish"])])
+def test_help_lists_the_commands_and_an_unknown_one_is_refused(commands, some, capsys):
+    assert commands.main(["--help"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in some)
+    assert commands.main(["dance"]) == 2
+    assert "dance" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_ends_the_command_without_a_traceback():
+    command = [sys.executable, "-m", "utils", "params", "DeepSeek-V3", "--json"]
+    process = subprocess.Popen(command, cwd=chapters.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()  # before anything is written
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    process.wait()

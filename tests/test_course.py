@@ -1,4 +1,4 @@
-"""The generated parts: map, badge, facts line, next link, recorded measurements, repository address."""
+"""The generated parts: map, badge, facts line, next link, recorded measurements, address."""
 
 import pkgutil
 import re
@@ -8,7 +8,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 import utils
-from utils import course
+from tools import generated
+from utils import chapters
+from utils.chapters import Address
 
 FIRST = "# {n} · Title {n}\n\n**The question:** Why {n}?\n\n<!-- badge -->\nold\n<!-- /badge -->"
 PICTURE = "iVBORw0KGgo="
@@ -37,12 +39,10 @@ def small_course(tmp_path, monkeypatch):
         ]
         nbformat.write(new_notebook(cells=cells), folder / f"{number}_x.ipynb")
     (tmp_path / "README.md").write_text("".join(f"<!-- {part} -->\n<!-- /{part} -->\n" for part in PARTS))
-    (tmp_path / "course.json").write_text('{"repository": "OWNER/course", "tag": "v1", "chapters": {}}')
-    monkeypatch.setattr(course, "NOTEBOOKS", folder)
-    monkeypatch.setattr(course.notebook_paths, "__defaults__", (folder,))
-    monkeypatch.setattr(course, "README", tmp_path / "README.md")
-    monkeypatch.setattr(course, "DATA", tmp_path / "course.json")
-    monkeypatch.setattr(course, "README_FIGURE", tmp_path / "docs" / "figure.png")
+    (tmp_path / "address.json").write_text('{"repository": "owner/course", "tag": "v1"}')
+    for name, path in (("ROOT", tmp_path), ("DATA", tmp_path), ("NOTEBOOKS", folder)):
+        monkeypatch.setattr(chapters, name, path)
+    monkeypatch.setattr(generated, "MEASURED", tmp_path / "measured.json")
     return tmp_path
 
 
@@ -51,17 +51,17 @@ def cell(folder, name, place):
 
 
 def test_refresh_fills_every_generated_part_and_is_done_after_once(small_course):
-    changed = {path.name for path in course.refresh()}
-    assert changed == {"course.json", "00_x.ipynb", "01_x.ipynb", "figure.png", "README.md"}
+    changed = {path.name for path in generated.refresh()}
+    assert changed == {"chapters.json", "00_x.ipynb", "01_x.ipynb", generated.FIGURE.name, "README.md"}
     assert "blob/v1/notebooks/00_x.ipynb" in cell(small_course, "00_x.ipynb", 0).source
     assert "old" not in cell(small_course, "00_x.ipynb", 0).source
-    assert cell(small_course, "00_x.ipynb", 1).source == course.bootstrap("OWNER/course", "v1")
+    assert cell(small_course, "00_x.ipynb", 1).source == generated.set_up_cell(Address("owner/course", "v1"))
     assert "[01 · Title 01](01_x.ipynb) ([in Colab](https://" in cell(small_course, "00_x.ipynb", 3).source
     assert "Back to the map" in cell(small_course, "01_x.ipynb", 3).source
-    readme = course.README.read_text()
+    readme = (small_course / "README.md").read_text()
     assert "[00 · Title 00](notebooks/00_x.ipynb) | Why 00?" in readme and "0 of 33 claims" in readme
-    assert course.README_FIGURE.read_bytes().startswith(b"\x89PNG")
-    assert course.refresh() == []
+    assert (small_course / generated.FIGURE).read_bytes().startswith(b"\x89PNG")
+    assert generated.refresh() == []
 
 
 def test_a_first_cell_without_question_is_an_error(small_course):
@@ -69,44 +69,46 @@ def test_a_first_cell_without_question_is_an_error(small_course):
     notebook = nbformat.read(path, as_version=4)
     notebook.cells[0].source = "# A title"
     nbformat.write(notebook, path)
-    with pytest.raises(course.ChapterError, match=r"01_x.ipynb: the first cell needs"):
-        course.refresh()
+    with pytest.raises(generated.GenerateError, match=r"01_x.ipynb: the first cell needs"):
+        generated.refresh()
 
 
 def test_recorded_measurements_appear_on_the_map_rounded_up(small_course):
-    course.refresh()
-    chapters = [{"number": n, "status": "ok", "seconds": s, "peak_mb": 1234.5} for n, s in (("00", 20.2), ("01", 41))]
-    course.record(chapters)
-    course.refresh()
-    assert "20 s | 1.3 GB" in course.course_map() and "45 s | 1.3 GB" in course.course_map()
+    generated.refresh()
+    ran = [{"number": n, "status": "ok", "seconds": s, "peak_mb": 1234.5} for n, s in (("00", 20.2), ("01", 41))]
+    generated.record(ran)
+    generated.refresh()
+    readme = (small_course / "README.md").read_text()
+    assert "20 s | 1.3 GB" in readme and "45 s | 1.3 GB" in readme
+    assert "20 s" not in chapters.course_map()
 
 
 def test_a_failed_chapter_records_nothing(small_course):
-    course.refresh()
-    before = course.DATA.read_text()
-    with pytest.raises(course.ChapterError, match="chapter 00 did not run through"):
-        course.record([{"number": "00", "status": "cell failed"}])
-    assert course.DATA.read_text() == before
+    generated.refresh()
+    before = sorted(small_course.iterdir())
+    with pytest.raises(generated.GenerateError, match="chapter 00 did not run through"):
+        generated.record([{"number": "00", "status": "cell failed"}])
+    assert sorted(small_course.iterdir()) == before
 
 
 def test_publish_sets_the_address_everywhere_and_is_done_after_once(small_course):
-    assert course.DATA in course.publish("ada/lovely-course", tag="main")
+    assert small_course / "address.json" in generated.publish("ada/lovely-course", tag="main")
     there = "github/ada/lovely-course/blob/main/notebooks"
-    assert f"]({course.COLAB.removesuffix('github')}{there}/01_x.ipynb)" in cell(small_course, "01_x.ipynb", 0).source
+    assert f"]({chapters.COLAB.removesuffix('github')}{there}/01_x.ipynb)" in cell(small_course, "01_x.ipynb", 0).source
     assert "github.com/ada/lovely-course@main" in cell(small_course, "01_x.ipynb", 1).source
     following = cell(small_course, "00_x.ipynb", 3).source
     assert "[01 · Title 01](01_x.ipynb)" in following and f"{there}/01_x.ipynb)" in following
     assert f"{there}/00_x.ipynb)" in cell(small_course, "01_x.ipynb", 3).source
-    assert f"{there}/00_x.ipynb)" in course.README.read_text()
-    assert course.publish("ada/lovely-course") == []
+    assert f"{there}/00_x.ipynb)" in (small_course / "README.md").read_text()
+    assert generated.publish("ada/lovely-course") == []
 
 
 def test_the_map_leads_to_colab_where_the_notebooks_are_not_at_hand(small_course, monkeypatch):
-    course.refresh()
-    assert "](01_x.ipynb)" in course.course_map()
-    monkeypatch.setattr(course.colab, "CHECKOUT", False)
+    generated.refresh()
+    assert "](01_x.ipynb)" in chapters.course_map()
+    monkeypatch.setattr(chapters.colab, "CHECKOUT", False)
     assert (
-        "](https://colab.research.google.com/github/OWNER/course/blob/v1/notebooks/01_x.ipynb)" in course.course_map()
+        "](https://colab.research.google.com/github/owner/course/blob/v1/notebooks/01_x.ipynb)" in chapters.course_map()
     )
 
 
@@ -117,13 +119,29 @@ def test_the_map_leads_to_colab_where_the_notebooks_are_not_at_hand(small_course
 )
 def test_a_malformed_address_is_one_line_and_changes_nothing(small_course, repository, tag, message):
     before = {path: path.read_bytes() for path in small_course.rglob("*") if path.is_file()}
-    with pytest.raises(course.ChapterError, match=message) as caught:
-        course.publish(repository, tag)
+    with pytest.raises(generated.GenerateError, match=message) as caught:
+        generated.publish(repository, tag)
     assert "\n" not in str(caught.value)
     assert {path: path.read_bytes() for path in small_course.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("repository", ["ada/x", "Ada-1/x.y_z-2", "ada/.github"])
 def test_a_good_address_is_taken(small_course, repository):
-    course.publish(repository, "v1.0-beta_2")
-    assert course.settings()["repository"] == repository
+    generated.publish(repository, "v1.0-beta_2")
+    assert chapters.address() == Address(repository, "v1.0-beta_2")
+
+
+def test_without_an_address_nothing_leads_into_nothing(small_course):
+    (small_course / "address.json").write_text('{"repository": null, "tag": "v1"}')
+    generated.refresh()
+    for name in ("00_x.ipynb", "01_x.ipynb"):
+        text = (small_course / "notebooks" / name).read_text()
+        assert "in colab" not in text.lower() and "github" not in text and "min to read" in text
+    assert "https://" not in (small_course / "README.md").read_text()
+
+
+def test_the_map_of_a_package_alone_without_an_address_has_no_links(small_course, monkeypatch):
+    (small_course / "address.json").write_text('{"repository": null, "tag": "v1"}')
+    generated.refresh()
+    monkeypatch.setattr(chapters.colab, "CHECKOUT", False)
+    assert "| 01 · Title 01 | Why 01? |" in chapters.course_map() and "](" not in chapters.course_map()

@@ -26,7 +26,7 @@ def test_a_good_machine_passes():
         ({"memory_gb": 1.5}, "free memory", "1.5 GB are free"),
         ({"disk_gb": 0.3}, "free disk", "0.3 GB are free"),
         ({"has_version": lambda package, wanted: package != "peft"}, "peft", "make course"),
-        ({"model_is_cached": lambda: False}, "language model", "python -m utils prepare"),
+        ({"model_is_cached": lambda: False}, "language model", "python -m tools prepare"),
     ],
 )
 def test_each_failure_names_its_fix(broken, name, fix):

@@ -14,8 +14,8 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
-from utils import __main__ as cli
-from utils import course, exercises, handouts
+from tools import __main__ as cli
+from utils import chapters, exercises, handouts
 from utils.exercises import Question
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -62,8 +62,8 @@ def small(tmp_path, monkeypatch):
     nbformat.write(v4.new_notebook(cells=two), folder / "02_two.ipynb")
     (tmp_path / "docs").mkdir()
     (tmp_path / "docs" / "glossary.md").write_text("# Words\n\n### KV cache\n\nIn [one](../notebooks/01_one.ipynb).")
-    monkeypatch.setattr(course, "README", tmp_path / "README.md")
-    monkeypatch.setattr(course, "NOTEBOOKS", folder)
+    monkeypatch.setattr(chapters, "ROOT", tmp_path)
+    monkeypatch.setattr(chapters, "NOTEBOOKS", folder)
     monkeypatch.setattr(exercises, "all_quizzes", lambda: {"01": QUIZ})
     return tmp_path
 
@@ -86,7 +86,7 @@ def real(tmp_path_factory):
     folder = tmp_path_factory.mktemp("book")
     books = {}
     for variant in handouts.VARIANTS:
-        handouts.write_book(course.notebook_paths(), folder / f"{variant}.html", variant)
+        handouts.write_book(chapters.notebook_paths(), folder / f"{variant}.html", variant)
         books[variant] = BeautifulSoup((folder / f"{variant}.html").read_text("utf-8"), "html.parser")
     return books
 
@@ -213,10 +213,13 @@ def test_every_exercise_has_room_in_blank(real):
 def test_the_real_book_has_every_chapter_and_all_its_figures(real):
     page = real["blank"]
     titles = [heading.get_text() for heading in page.find_all("h2")]
-    assert titles == [*(f"{chapter.number} · {chapter.title}" for chapter in course.chapters()), "Glossary · 术语表"]
+    assert titles == [
+        *(f"{chapter.number} · {chapter.title}" for chapter in chapters.all_chapters()),
+        "Glossary · 术语表",
+    ]
     pictures = [
         output
-        for path in course.notebook_paths()
+        for path in chapters.notebook_paths()
         for cell in nbformat.read(path, as_version=4).cells
         for output in cell.get("outputs", [])
         if "image/png" in output.get("data", {})
@@ -357,7 +360,7 @@ def test_killed_on_the_way_it_leaves_the_old_file_whole(small):
     pdf.write_text("%PDF-old")
     browser = program(small, f'echo "%PDF-ha" > "$pdf"; touch {small}/started; sleep 30')
     work = f"from pathlib import Path; from utils import handouts; handouts.write_pdf(Path({str(page)!r}), {browser!r})"
-    process = subprocess.Popen([sys.executable, "-c", work], cwd=course.ROOT, start_new_session=True)
+    process = subprocess.Popen([sys.executable, "-c", work], cwd=chapters.ROOT, start_new_session=True)
     while not (small / "started").exists() and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGKILL)

@@ -395,15 +395,15 @@ def test_make_without_any_python_is_one_clear_line(tree):
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        (["course"], '".venv/bin/python" -m utils run'),
-        (["course", "ONLY=05,07", "JOBS=2"], '".venv/bin/python" -m utils run --only "05,07" --jobs "2"'),
+        (["course"], '".venv/bin/python" -m tools run'),
+        (["course", "ONLY=05,07", "JOBS=2"], '".venv/bin/python" -m tools run --only "05,07" --jobs "2"'),
         (["check"], '".venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile -m "not slow" tests'),
         (["test"], '".venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile --nbval --nbval-current-env'),
         (["outputs"], "--nbval --nbval-current-env notebooks"),
-        (["course", "OS=Windows_NT"], '".venv/Scripts/python.exe" -m utils run'),
-        (["bench"], '".venv/bin/python" -m utils bench'),
-        (["lab"], '".venv/bin/python" -m utils lab'),
-        (["lab", "PORT=8890"], '".venv/bin/python" -m utils lab --port "8890"'),
+        (["course", "OS=Windows_NT"], '".venv/Scripts/python.exe" -m tools run'),
+        (["bench"], '".venv/bin/python" -m tools bench'),
+        (["lab"], '".venv/bin/python" -m tools lab'),
+        (["lab", "PORT=8890"], '".venv/bin/python" -m tools lab --port "8890"'),
     ],
 )
 def test_make_runs_the_command_after_the_set_up(tree, arguments, command):
@@ -419,7 +419,7 @@ def test_make_publish_wants_an_address_and_passes_it_on_as_it_is(tree):
     assert done.stderr.splitlines()[0] == "Say where the course is hosted: make publish REPO=owner/name TAG=v1.0"
     text = make(tree, "-n", "publish", "REPO=ada/x", "TAG=v1", f"PYTHON={sys.executable}").stdout
     assert "install.py --quiet" in text
-    assert text.splitlines()[-1] == '".venv/bin/python" -m utils publish --tag="$TAG" -- "$REPO"'
+    assert text.splitlines()[-1] == '".venv/bin/python" -m tools publish --tag="$TAG" -- "$REPO"'
 
 
 @needs_make

@@ -13,8 +13,9 @@ import pytest
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyterlab_server.workspaces_handler import WorkspacesManager
 
-from utils import __main__ as cli
-from utils import course, lab
+from tools import __main__ as cli
+from tools import lab
+from utils import chapters
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_the_options_keep_everybody_else_out(notebooks):
     assert options["ServerApp.allow_remote_access"] == options["ServerApp.disable_check_xsrf"] == "False"
     assert options["ServerApp.root_dir"] == str(notebooks)
     assert options["LabApp.default_url"] == "/lab/tree/00_start_here.ipynb"
-    assert (course.NOTEBOOKS / lab.FIRST).is_file()
+    assert (chapters.NOTEBOOKS / lab.FIRST).is_file()
 
 
 def test_the_chapters_kernel_is_this_python_s_whatever_has_its_name(notebooks, launched, tmp_path, monkeypatch):
@@ -162,10 +163,10 @@ def test_the_layout_is_prepared_once_and_then_the_learner_s(notebooks):
 def test_ctrl_c_at_a_terminal_ends_it_without_a_question(notebooks):
     pty = pytest.importorskip("pty")
     ours, theirs = pty.openpty()  # only at a terminal would Jupyter ask whether it may stop
-    environment = os.environ | {"PYTHONPATH": str(course.ROOT), "JUPYTER_RUNTIME_DIR": str(notebooks.parent)}
-    command = [sys.executable, "-m", "utils", "lab", str(notebooks), "--no-browser"]
+    environment = os.environ | {"PYTHONPATH": str(chapters.ROOT), "JUPYTER_RUNTIME_DIR": str(notebooks.parent)}
+    command = [sys.executable, "-m", "tools", "lab", str(notebooks), "--no-browser"]
     process = subprocess.Popen(
-        command, cwd=course.ROOT, env=environment, stdin=theirs, stdout=subprocess.PIPE, text=True
+        command, cwd=chapters.ROOT, env=environment, stdin=theirs, stdout=subprocess.PIPE, text=True
     )
     try:
         assert "http://127.0.0.1:" in process.stdout.readline()

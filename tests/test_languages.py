@@ -9,11 +9,12 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell, new_notebook
 
-from utils import __main__ as cli
-from utils import claims, course, handouts, languages, runner, translate
+from tools import __main__ as cli
+from tools import generated, runner
+from utils import chapters, claims, handouts, languages, translate
 
-NUMBERS = [chapter.number for chapter in course.chapters()]
-VERDICTS = [verdict for path in course.notebook_paths() for verdict in claims.saved_verdicts(path)]
+NUMBERS = [chapter.number for chapter in chapters.all_chapters()]
+VERDICTS = [verdict for path in chapters.notebook_paths() for verdict in claims.saved_verdicts(path)]
 HAN = re.compile(r"[\u4e00-\u9fff]")
 # Bold that ends with punctuation before a letter: Markdown does not read it as bold.
 NOT_BOLD = re.compile(r"\*\*[^*\n]+[：。，；？！、）]\*\*(?=[^\s*])")
@@ -21,7 +22,7 @@ NOT_BOLD = re.compile(r"\*\*[^*\n]+[：。，；？！、）]\*\*(?=[^\s*])")
 
 def objectives(number: str) -> int:
     """How many objectives a chapter has in English."""
-    [path] = course.NOTEBOOKS.glob(f"{number}_*.ipynb")
+    [path] = chapters.NOTEBOOKS.glob(f"{number}_*.ipynb")
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
     return len(re.findall(r"^\d+\. ", languages.without_block(cells[1]), re.MULTILINE))
 
@@ -53,10 +54,10 @@ def test_every_chapter_has_terms_of_its_own():
 
 
 def test_the_page_has_each_term_as_a_heading():
-    page = (course.ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
+    page = (chapters.ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     assert re.findall(r"^### (.+)$", page, re.MULTILINE) == [term.term for term in languages.glossary()]
     links = re.findall(r"\]\(([^)#]+)\)", page)
-    assert links and all((course.ROOT / "docs" / link).exists() for link in links)
+    assert links and all((chapters.ROOT / "docs" / link).exists() for link in links)
 
 
 # ------------------------------------------------------------------------- titles, objectives, claims, README
@@ -69,7 +70,7 @@ def test_a_chapter_has_title_question_and_as_many_objectives(number: str):
     assert HAN.search(known["question"]) and known["question"].endswith("？")
     assert all(HAN.search(text) for text in known["objectives"])
     # "LoRA" is called so in Chinese too.
-    assert HAN.search(known["title"]) or known["title"] == course.chapters()[int(number)].title
+    assert HAN.search(known["title"]) or known["title"] == chapters.all_chapters()[int(number)].title
 
 
 def test_every_claim_and_every_condition_is_there_in_chinese():
@@ -96,7 +97,7 @@ def test_a_chapter_that_has_no_chinese_yet_still_links_to_the_glossary():
 @pytest.mark.parametrize("number", NUMBERS)
 def test_the_block_is_rendered_in_a_handout(number: str):
     cell = nbformat.v4.new_markdown_cell(f"# {number} · X\n\n<!-- zh -->\n\n{languages.block(number)}\n\n<!-- /zh -->")
-    html = handouts.Chapter(nbformat.v4.new_notebook(cells=[cell]), number, course.NOTEBOOKS).html()
+    html = handouts.Chapter(nbformat.v4.new_notebook(cells=[cell]), number, chapters.NOTEBOOKS).html()
     page, terms = BeautifulSoup(html, "html.parser"), BeautifulSoup(handouts.glossary().html(), "html.parser")
     assert len(page.details.find_all("li")) == objectives(number) and "**" not in html
     links = [link["href"] for link in page.find_all("a")]
@@ -113,25 +114,24 @@ def test_refresh_writes_chinese_where_the_markers_are(tmp_path, monkeypatch):
     nbformat.write(new_notebook(cells=cells), folder / "00_x.ipynb")
     (tmp_path / "README.zh-CN.md").write_text("<!-- map --><!-- /map --><!-- verdicts --><!-- /verdicts -->")
     (tmp_path / "docs" / "glossary.md").write_text("<!-- terms --><!-- /terms -->")
-    (tmp_path / "course.json").write_text('{"repository": "OWNER/course", "tag": "v1", "chapters": {}}')
-    monkeypatch.setattr(course.notebook_paths, "__defaults__", (folder,))
-    for name, path in (("NOTEBOOKS", folder), ("README", tmp_path / "README.md"), ("DATA", tmp_path / "course.json")):
-        monkeypatch.setattr(course, name, path)
-    changed = {path.name for path in course.refresh()}
-    assert changed == {"course.json", "00_x.ipynb", "README.zh-CN.md", "glossary.md"}
+    (tmp_path / "address.json").write_text('{"repository": null, "tag": "v1"}')
+    for name, path in (("NOTEBOOKS", folder), ("ROOT", tmp_path), ("DATA", tmp_path)):
+        monkeypatch.setattr(chapters, name, path)
+    changed = {path.name for path in generated.refresh()}
+    assert changed == {"chapters.json", "00_x.ipynb", "README.zh-CN.md", "glossary.md"}
     assert languages.block("00") in nbformat.read(folder / "00_x.ipynb", as_version=4).cells[1].source
     readme = (tmp_path / "README.zh-CN.md").read_text(encoding="utf-8")
     assert "[00 · 从这里开始](notebooks/00_x.ipynb)" in readme and "33 条中 0 条已判定" in readme
     assert "[00](../notebooks/00_x.ipynb)" in (tmp_path / "docs" / "glossary.md").read_text(encoding="utf-8")
-    assert course.refresh() == []
+    assert generated.refresh() == []
 
 
 def test_reading_time_does_not_count_the_block():
-    path = course.notebook_paths()[1]
+    path = chapters.notebook_paths()[1]
     notebook = nbformat.read(path, as_version=4)
-    before = course._describe(path, notebook, {})
+    before = generated._describe(path, notebook)
     notebook.cells[1].source += f"\n\n<!-- zh -->\n\n{languages.block('01')} {'word ' * 2000}\n\n<!-- /zh -->"
-    assert course._describe(path, notebook, {}) == before
+    assert generated._describe(path, notebook) == before
 
 
 def test_the_scoreboard_speaks_chinese_and_counts():
@@ -148,16 +148,16 @@ def test_a_condition_without_chinese_leaves_its_outcome():
 
 
 def test_the_two_readmes_link_to_each_other_in_their_first_line():
-    english, chinese = ((course.ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    english, chinese = ((chapters.ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
     assert "(README.zh-CN.md)" in english.splitlines()[0] and "(README.md)" in chinese.splitlines()[0]
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", english + chinese)
-    assert all((course.ROOT / link).exists() for link in links if not link.startswith("http"))
+    assert all((chapters.ROOT / link).exists() for link in links if not link.startswith("http"))
     assert not NOT_BOLD.search(chinese)
 
 
 def test_the_readmes_show_the_same_commands():
     blocks = [
-        re.findall(r"^(?:make|\.venv)[^#\n]*", (course.ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        re.findall(r"^(?:make|\.venv)[^#\n]*", (chapters.ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
         for name in ("README.md", "README.zh-CN.md")
     ]
     english, chinese = ({line.strip() for line in block} for block in blocks)
@@ -183,7 +183,7 @@ def first_cell(file: Path) -> tuple[str, dict[str, str]]:
     return next(iter(json.loads(file.read_text(encoding="utf-8")).items()))
 
 
-@pytest.mark.parametrize("path", course.notebook_paths(), ids=lambda path: path.name[:2])
+@pytest.mark.parametrize("path", chapters.notebook_paths(), ids=lambda path: path.name[:2])
 def test_cells_have_stable_ids_and_storing_keeps_them(path: Path):
     notebook = nbformat.read(path, as_version=4)
     ids = [cell.id for cell in notebook.cells]
@@ -195,7 +195,7 @@ def test_cells_have_stable_ids_and_storing_keeps_them(path: Path):
 def test_without_texts_only_links_change(desk):
     translate.extract("05", "xx")
     made, notes = translate.translate("05", "xx")
-    source = next(course.NOTEBOOKS.glob("05_*.ipynb")).read_text(encoding="utf-8")
+    source = next(chapters.NOTEBOOKS.glob("05_*.ipynb")).read_text(encoding="utf-8")
     assert made.read_text(encoding="utf-8").replace("../../notebooks/", "") == source
     assert "](../../notebooks/01_architecture_math.ipynb)" in made.read_text(encoding="utf-8")
     assert len(notes) == len(json.loads(desk.read_text(encoding="utf-8")))
@@ -207,11 +207,11 @@ def test_a_text_takes_its_place_and_code_stays_the_same(desk):
     change(desk, **{cell_id: entry | {"text": "# 五\n\n<!-- badge -->\n\n<!-- /badge -->"}})
     made, notes = translate.translate("05", "xx")
     old, new = (
-        json.loads(path.read_text(encoding="utf-8")) for path in (next(course.NOTEBOOKS.glob("05_*.ipynb")), made)
+        json.loads(path.read_text(encoding="utf-8")) for path in (next(chapters.NOTEBOOKS.glob("05_*.ipynb")), made)
     )
     text = "".join(new["cells"][0]["source"])
-    assert text.startswith("# 五\n") and "Open this chapter in Colab" in text
-    assert "](../../notebooks/images/open-in-colab.svg)" in text and not any(cell_id in note for note in notes)
+    assert text.startswith("# 五\n") and "min to read" in text
+    assert not any(cell_id in note for note in notes)
     for before, after in zip(old["cells"], new["cells"], strict=True):
         if before["cell_type"] == "code":
             assert json.dumps(before) == json.dumps(after)

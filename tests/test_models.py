@@ -374,7 +374,7 @@ def test_without_network_and_cache_one_sentence_says_what_to_do(tmp_path, monkey
     monkeypatch.setenv("COURSE_CACHE", str(tmp_path))
     with pytest.raises(models.ModelUnavailable) as caught:
         models.load_language_model()
-    for advice in ("connect to the internet", "make course", "python -m utils prepare", "COURSE_MODEL"):
+    for advice in ("connect to the internet", "make course", "python -m tools prepare", "COURSE_MODEL"):
         assert advice in str(caught.value)
     assert [file.name for file in tmp_path.iterdir()] == ["build.lock"]
 

@@ -8,9 +8,10 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from utils import course, runner
+from tools import runner
+from utils import chapters
 
-ROOT = course.ROOT
+ROOT = chapters.ROOT
 CODE = (
     "from utils.claims import verdict\n"
     "print(6 * 7)\n"

@@ -17,8 +17,9 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
-from utils import __main__ as cli
-from utils import architecture, corpus, measure, models, pretrain
+from tools import __main__ as cli
+from tools import pretrain
+from utils import architecture, corpus, measure, models
 
 RECIPE = pretrain.Recipe(steps=6, batch=4, window=16, warmup=2)
 
@@ -221,7 +222,7 @@ def test_two_processes_train_like_one(small: Path, tmp_path: Path, monkeypatch: 
     folder = tmp_path / "shared"
     script = tmp_path / "both.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom utils import corpus, pretrain\n"
+        "import sys\nfrom pathlib import Path\nfrom tools import pretrain\nfrom utils import corpus\n"
         "text = '\\n'.join(corpus.held_out().values())[:60_000]\n"
         "corpus.training_texts = lambda **_: {'text': text}\n"
         "corpus.held_out = lambda *_: {'unseen': text[:3_000]}\n"
@@ -265,7 +266,7 @@ def test_the_shipped_model_is_what_its_history_says() -> None:
     model = models.load_mini_deepseek()
     about = json.loads((models.MINI / "training.json").read_text())
     assert model.config.to_dict()["n_routed_experts"] == pretrain.CONFIGS["mini"]().n_routed_experts
-    assert about["command"] == "python -m utils pretrain" and pretrain.Recipe(**about["recipe"]) == pretrain.Recipe()
+    assert about["command"] == "python -m tools pretrain" and pretrain.Recipe(**about["recipe"]) == pretrain.Recipe()
     assert len(about["losses"]) == about["recipe"]["steps"]
     size = sum(path.stat().st_size for path in models.MINI.iterdir())
     assert size <= 16 * 2**20

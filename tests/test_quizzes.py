@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from utils import course
+from utils import chapters
 from utils.exercises import ExerciseError, Question, all_quizzes, quiz
 from utils.exercises import _learner as learner
 
@@ -37,7 +37,7 @@ def option_of(question: Question, letter: str) -> tuple[str, str]:
 
 
 def test_every_chapter_has_a_quiz() -> None:
-    assert list(QUIZZES) == [path.name[:2] for path in course.notebook_paths()]
+    assert list(QUIZZES) == [path.name[:2] for path in chapters.notebook_paths()]
     for chapter, questions in QUIZZES.items():
         assert 3 <= len(questions) <= 6, chapter
 

@@ -17,7 +17,8 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 from rich.console import Console
 
-from utils import course, files, handouts, runner
+from tools import generated, runner
+from utils import chapters, files, handouts
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 ALT = 'A line rises from 1 to 2; "loss" < 3 & <b>bold</b>'
@@ -71,7 +72,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory):
     write(notebooks, "03_dead.ipynb", "# 03 · Dead", "import os", "os.kill(os.getpid(), 9)")
     write(notebooks, "04_slow.ipynb", "# 04 · Slow", "import time", "time.sleep(100)")
     write(notebooks, "05_late.ipynb", "# 05 · Runs after those that failed", "print('late')")
-    results = runner.run(jobs=2, notebooks=notebooks, build=build, cell_timeout=6, console=quiet())
+    results = runner.run_notebooks(jobs=2, notebooks=notebooks, build=build, cell_timeout=6, console=quiet())
     return {result.number: result for result in results}, notebooks, build
 
 
@@ -177,7 +178,7 @@ def test_peak_memory_counts_what_was_freed_and_what_children_use(tmp_path):
         "02_child.ipynb",
         f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', 'x = {child}'])",
     )
-    results = runner.run(notebooks=tmp_path, build=tmp_path / "build", console=quiet())
+    results = runner.run_notebooks(notebooks=tmp_path, build=tmp_path / "build", console=quiet())
     plain, freed, with_child = (result.peak_mb for result in results)
     assert 20 < plain < 250
     if sys.platform != "darwin":  # without a high-water mark, a short peak can fall between two looks
@@ -197,13 +198,13 @@ def test_each_kernel_is_fresh_stands_in_the_folder_and_ignores_the_users_setting
 assert pathlib.Path.cwd() == pathlib.Path({str(notebooks)!r}), os.getcwd()
 assert sys.executable == {sys.executable!r}, sys.executable
 assert "inline" in os.environ["MPLBACKEND"], os.environ["MPLBACKEND"]
-assert pathlib.Path(utils.__file__).parent == pathlib.Path({str(course.ROOT)!r}, "utils"), utils.__file__
+assert pathlib.Path(utils.__file__).parent == pathlib.Path({str(chapters.ROOT)!r}, "utils"), utils.__file__
 assert os.environ["COURSE_MODEL"] == "kept"
 assert "leaked" not in globals()
 leaked = 1"""
     write(notebooks, "00_a.ipynb", check)
     write(notebooks, "01_b.ipynb", check)
-    results = runner.run(notebooks=notebooks, build=tmp_path / "build", console=quiet())
+    results = runner.run_notebooks(notebooks=notebooks, build=tmp_path / "build", console=quiet())
     assert [result.failure for result in results] == [None, None]
 
 
@@ -213,14 +214,14 @@ def test_a_kernel_of_another_python_under_the_same_name_is_not_taken(tmp_path, m
     (foreign / "kernel.json").write_text('{"argv": ["no-such-python"], "display_name": "x", "language": "python"}')
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "share"))
     write(tmp_path / "notebooks", "00_x.ipynb", f"import sys\nassert sys.executable == {sys.executable!r}")
-    [result] = runner.run(notebooks=tmp_path / "notebooks", build=tmp_path / "build", console=quiet())
+    [result] = runner.run_notebooks(notebooks=tmp_path / "notebooks", build=tmp_path / "build", console=quiet())
     assert result.failure is None
 
 
 def test_only_runs_the_chosen_chapters_in_the_courses_order(tmp_path):
     for number in ("01", "02", "03"):
         write(tmp_path, f"{number}_x.ipynb", "1")
-    results = runner.run(["03", " 01"], notebooks=tmp_path, build=tmp_path / "build", console=quiet())
+    results = runner.run_notebooks("03, 01", notebooks=tmp_path, build=tmp_path / "build", console=quiet())
     assert [result.number for result in results] == ["01", "03"]
     assert not (tmp_path / "build" / "handouts" / "02_x.html").exists()
 
@@ -230,14 +231,14 @@ def test_bad_arguments_get_one_clear_error_before_anything_runs(tmp_path):
     write(tmp_path, "02_x.ipynb", "1")
     folders = {"notebooks": tmp_path, "build": tmp_path / "build", "console": quiet()}
     with pytest.raises(ValueError, match="no chapter '99', '5'; there are 01, 02"):
-        runner.run(["99", "01", "5"], **folders)
+        runner.run_notebooks("99,01,5", **folders)
     with pytest.raises(ValueError, match="--jobs must be 1 or more; got 0"):
-        runner.run(None, 0, **folders)
+        runner.run_notebooks(None, 0, **folders)
     with pytest.raises(ValueError, match="no notebooks"):
-        runner.run(notebooks=tmp_path / "empty", build=tmp_path / "build")
+        runner.run_notebooks(notebooks=tmp_path / "empty", build=tmp_path / "build")
     (tmp_path / "02_x.ipynb").write_text("{ half a file")
     with pytest.raises(ValueError, match=r"02_x\.ipynb is not a notebook"):
-        runner.run(**folders)
+        runner.run_notebooks(**folders)
     assert not (tmp_path / "build").exists()
 
 
@@ -248,7 +249,7 @@ def test_progress_has_bars_on_a_terminal_and_lines_elsewhere(tmp_path):
         (terminal, Console(file=terminal, force_terminal=True, width=120)),
         (plain, Console(file=plain, width=120)),
     ):
-        runner.run(notebooks=tmp_path, build=tmp_path / "build", console=console)
+        runner.run_notebooks(notebooks=tmp_path, build=tmp_path / "build", console=console)
         assert re.search(r"01 A title: ok, \d+ s, \d+ MB", file.getvalue())
     assert "cell 3/3" in terminal.getvalue() and "chapters 0/1" in terminal.getvalue()
     assert "01 A title: starts, 3 cells" in plain.getvalue() and "\x1b" not in plain.getvalue()
@@ -256,7 +257,7 @@ def test_progress_has_bars_on_a_terminal_and_lines_elsewhere(tmp_path):
 
 def test_time_left_comes_from_an_earlier_run_or_from_the_cells_that_are_done(tmp_path, monkeypatch):
     path = write(tmp_path, "01_x.ipynb", "1", "2", "3", "4")
-    monkeypatch.setattr(course, "settings", lambda: {"chapters": {"01": {"seconds": 40}}})
+    monkeypatch.setattr(runner, "measured", lambda: {"01": generated.Measured(40, 1)})
     chapter = runner._load(path)
     monkeypatch.setattr(time, "monotonic", lambda: 110.0)
     assert chapter.seconds_left() == 40
@@ -273,20 +274,20 @@ def test_time_left_comes_from_an_earlier_run_or_from_the_cells_that_are_done(tmp
 def test_run_course_returns_exit_codes_and_prints_table_and_failures(ran, monkeypatch, capsys):
     results = list(ran[0].values())
     monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(runner, "run", lambda only, jobs, console: results)
+    monkeypatch.setattr(runner, "run_notebooks", lambda only, jobs, console: results)
     assert runner.run_course() == (1, results)
     text = capsys.readouterr().out
     assert "chapter 01: cell failed\n01_bad.ipynb, cell 3 (code cell 2), line 3: f()  # here" in text
     row = next(line for line in text.splitlines() if "The good one" in line)
     assert "C10" in row and f"{results[0].seconds:.1f}" in row and f"{results[0].peak_mb:.0f}" in row
-    monkeypatch.setattr(runner, "run", lambda only, jobs, console: [results[0], results[5]])
+    monkeypatch.setattr(runner, "run_notebooks", lambda only, jobs, console: [results[0], results[5]])
     assert runner.run_course("00,05") == (0, [results[0], results[5]])
 
     def interrupted(only, jobs, console):
-        assert only == ["00", "05"]
+        assert only == "00,05"
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(runner, "run", interrupted)
+    monkeypatch.setattr(runner, "run_notebooks", interrupted)
     assert runner.run_course("00,05") == (130, [])
 
 
@@ -302,14 +303,14 @@ time.sleep(100)"""
     write(notebooks, "01_a.ipynb", "NAME = 'a'", spawn)
     write(notebooks, "02_b.ipynb", "NAME = 'b'", spawn)
     program = f"""import sys, pathlib
-from utils import runner
+from tools import runner
 try:
-    runner.run(jobs=3, notebooks=pathlib.Path({str(notebooks)!r}), build=pathlib.Path({str(build)!r}))
+    runner.run_notebooks(jobs=3, notebooks=pathlib.Path({str(notebooks)!r}), build=pathlib.Path({str(build)!r}))
 except KeyboardInterrupt:
     sys.exit(130)"""
     process = subprocess.Popen(
         [sys.executable, "-c", program],
-        cwd=course.ROOT,
+        cwd=chapters.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -377,7 +378,7 @@ def test_a_handout_that_cannot_be_written_is_one_plain_error(tmp_path):
     write(tmp_path, "01_x.ipynb", "1")
     (tmp_path / "build").write_text("a file stands where the folder should be")
     with pytest.raises(OSError, match="build"):
-        runner.run(notebooks=tmp_path, build=tmp_path / "build", console=quiet())
+        runner.run_notebooks(notebooks=tmp_path, build=tmp_path / "build", console=quiet())
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from bs4 import BeautifulSoup
 from nbformat import v4
 
-from utils import __main__ as cli
-from utils import course, slides
+from tools import __main__ as cli
+from utils import chapters, slides
 from utils.claims import VERDICT_MIME
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -108,7 +108,7 @@ def test_a_deck_has_lang_title_one_h1_no_skips_alt_and_unique_ids(deck):
     page, _ = deck
     levels = [int(heading.name[1]) for heading in page.find_all(re.compile("^h[1-6]$"))]
     assert page.html["lang"] == "en" and page.title.string == "Part 2: Train it. DeepSeek by the Numbers"
-    assert levels[0] == 1 and levels.count(1) == 1 and levels.count(2) == len(course.PARTS["Train it"])
+    assert levels[0] == 1 and levels.count(1) == 1 and levels.count(2) == len(chapters.PARTS["Train it"])
     assert all(b <= a + 1 for a, b in itertools.pairwise(levels))
     assert page.find_all("img") and all(image["alt"].strip() for image in page.find_all("img"))
     ids = [element["id"] for element in page.find_all(id=True)]
@@ -118,7 +118,7 @@ def test_a_deck_has_lang_title_one_h1_no_skips_alt_and_unique_ids(deck):
 def test_a_deck_has_its_chapters_claims_figures_and_no_exercise(deck):
     page, _ = deck
     columns = page.select(".slides > section")
-    assert len(columns) == 1 + len(course.PARTS["Train it"])
+    assert len(columns) == 1 + len(chapters.PARTS["Train it"])
     cards = page.select(".card")
     assert len(cards) == 3 and "C14" in cards[-1].get_text()
     assert all("fragment" in card.parent["class"] for card in cards)
@@ -128,8 +128,8 @@ def test_a_deck_has_its_chapters_claims_figures_and_no_exercise(deck):
 
 
 def test_the_parts_hold_every_chapter_once_in_order():
-    numbers = [number for part in course.PARTS.values() for number in part]
-    assert numbers == [chapter.number for chapter in course.chapters()]
+    numbers = [number for part in chapters.PARTS.values() for number in part]
+    assert numbers == [chapter.number for chapter in chapters.all_chapters()]
 
 
 def test_one_deck_is_one(tmp_path, capsys):

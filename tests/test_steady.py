@@ -4,8 +4,7 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
 
-from tools import steady
-from utils import runner
+from tools import runner, steady
 
 HOLDS, REFUTED, UNTOLD = "holds", "refuted", "cannot be told here"
 WIDE, VNNI = "holds if the layers are wide", "holds if the processor has VNNI"

@@ -4,19 +4,22 @@ import re
 
 import pytest
 
-from utils import course, workshop
-from utils.course import Chapter
+from tools.generated import measured
+from utils import chapters, workshop
+from utils.chapters import Chapter
 from utils.workshop import Day, Pause, Session
 
 CHAPTERS = [
-    Chapter("01", "01_x.ipynb", "One", "Why?", 20, 34, 61, 100),
-    Chapter("02", "02_x.ipynb", "Two", "", 10, 0, None, 1),
+    Chapter("01", "01_x.ipynb", "One", "Why?", 20, 34),
+    Chapter("02", "02_x.ipynb", "Two", "", 10, 0),
 ]
+SECONDS = {"01": 61, "02": None}
+RECORDED = {number: found.seconds for number, found in measured().items()}
 
 
 def test_a_timetable_adds_up_and_shares_out_the_time_to_talk():
     day = Day(60, (Session("01", 1), Pause(5), Session("02", 0)))
-    rows = workshop.timetable(day, CHAPTERS).splitlines()[2:]
+    rows = workshop.timetable(day, CHAPTERS, SECONDS).splitlines()[2:]
     # 20 min and 61 s: 22 to read and run; 5 + 4 warm-ups; 60 - 5 - 22 - 9 - 10 = 14 to talk, 10 of them with chapter 01
     assert rows == [
         "| 0:00 | 01 · One | 22 min | 9 min (01.1, 01.2) | 10 min |",
@@ -27,8 +30,8 @@ def test_a_timetable_adds_up_and_shares_out_the_time_to_talk():
 
 
 def test_a_chapter_may_stand_on_an_agenda_twice():
-    once = workshop.timetable(Day(60, (Session("02", 0),)), CHAPTERS).splitlines()
-    twice = workshop.timetable(Day(60, (Session("02", 0), Session("02", 0))), CHAPTERS).splitlines()
+    once = workshop.timetable(Day(60, (Session("02", 0),)), CHAPTERS, SECONDS).splitlines()
+    twice = workshop.timetable(Day(60, (Session("02", 0), Session("02", 0))), CHAPTERS, SECONDS).splitlines()
     assert once[-1] == twice[-1] == "| 1:00 | End | | | |"
     assert twice[2:4] == [
         "| 0:00 | 02 · Two | 10 min | at home | 20 min |",
@@ -38,20 +41,20 @@ def test_a_chapter_may_stand_on_an_agenda_twice():
 
 def test_an_agenda_that_is_too_long_says_by_how_much():
     with pytest.raises(ValueError, match="the agenda takes 46 minutes, the day has 45"):
-        workshop.timetable(Day(45, (Session("01", 1), Pause(5), Session("02", 0))), CHAPTERS)
+        workshop.timetable(Day(45, (Session("01", 1), Pause(5), Session("02", 0))), CHAPTERS, SECONDS)
 
 
 @pytest.mark.parametrize("name", workshop.PLANS)
 def test_every_plan_fills_its_time_and_leaves_some_to_talk(name):
     for day in workshop.PLANS[name]:
-        table = workshop.timetable(day, course.chapters())
+        table = workshop.timetable(day, chapters.all_chapters(), RECORDED)
         assert f"| {day.minutes // 60}:{day.minutes % 60:02} | End |" in table
         talk = sum(map(int, re.findall(r"(\d+) min \|$", table, re.MULTILINE)))
         assert talk >= 0.1 * day.minutes
 
 
 def test_the_guide_has_a_place_for_every_table_and_the_readme_links_it():
-    guide = (course.ROOT / "docs" / "workshop.md").read_text(encoding="utf-8")
-    for name in ("parts", *workshop.tables(course.chapters())):
+    guide = (chapters.ROOT / "docs" / "workshop.md").read_text(encoding="utf-8")
+    for name in ("parts", *workshop.tables(chapters.all_chapters(), RECORDED)):
         assert f"<!-- {name} -->" in guide and f"<!-- /{name} -->" in guide
-    assert "(docs/workshop.md)" in course.README.read_text(encoding="utf-8")
+    assert "(docs/workshop.md)" in (chapters.ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,17 +8,18 @@
 a condition may name the hardware. Any other difference is a contradiction, and so is a chapter that fails.
 """
 
-import argparse
 import contextlib
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from utils import claims, course
+from tools.choices import choose
+from utils import claims
+from utils.chapters import ROOT
 
 CHAPTERS = ("03", "04", "05", "06", "07", "09", "10", "11", "13", "14")
 SHIFT = "COURSE_SEED_SHIFT"
@@ -32,8 +33,8 @@ CONDITIONS: dict[str, dict[str, str]] = {
 }
 OTHER = "other Python"
 RUN = (
-    "import sys; from pathlib import Path; from utils import runner; "
-    "runner.run(sys.argv[2].split(','), build=Path(sys.argv[1]))"
+    "import sys; from pathlib import Path; from tools import runner; "
+    "runner.run_notebooks(sys.argv[2], build=Path(sys.argv[1]))"
 )
 
 
@@ -48,14 +49,14 @@ def busy_core() -> Iterator[None]:
         spin.wait()
 
 
-def run(condition: str, chapters: Sequence[str], python: str = sys.executable) -> dict[str, str]:
+def verdicts_under(condition: str, chapters: str, python: str = sys.executable) -> dict[str, str]:
     """Run chapters under a condition; returns claim -> verdict, and "chapter NN" -> what went wrong."""
     with tempfile.TemporaryDirectory(prefix="steady-") as folder:
-        own = {"PYTHONPATH": str(course.ROOT)} | CONDITIONS.get(condition, {})
+        own = {"PYTHONPATH": str(ROOT)} | CONDITIONS.get(condition, {})
         if SHIFT in own:
             own["PYTHONSTARTUP"] = str(Path(__file__).with_name("other_seed.py"))
         with busy_core() if condition == "busy" else contextlib.nullcontext():
-            subprocess.run([python, "-c", RUN, folder, ",".join(chapters)], env=os.environ | own, check=True)
+            subprocess.run([python, "-c", RUN, folder, chapters], env=os.environ | own, check=True)
         report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
     found = {verdict["claim"]: verdict["verdict"] for chapter in report["chapters"] for verdict in chapter["verdicts"]}
     failed = {
@@ -94,26 +95,20 @@ def markdown(table: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(rows)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(CHAPTERS), help="chapters, such as 05,07")
-    parser.add_argument("--conditions", default=",".join(CONDITIONS), help=f"of {', '.join(CONDITIONS)}")
-    parser.add_argument("--python2", help="another Python that has the course's packages")
-    arguments = parser.parse_args()
-    names = [name.strip() for name in arguments.conditions.split(",")]
-    unknown = [name for name in names if name not in CONDITIONS]
-    if unknown:
-        parser.error(f"no condition {unknown[0]!r}; there are {', '.join(CONDITIONS)}")
-    chapters = arguments.only.split(",")
+def compare(only: str | None = None, conditions: str | None = None, python2: str | None = None) -> int:
+    """Run, compare and print; returns the exit code: 1 where verdicts contradict each other or a chapter failed.
+
+    Args:
+        only: chapters separated by commas; None for all that time or train.
+        conditions: names from `CONDITIONS` separated by commas; None for all.
+        python2: another Python that has the course's packages, for one more condition.
+    """
+    chosen = choose(conditions, {name: name for name in CONDITIONS}, "condition")
     table = {}
-    for name in names + ([OTHER] if arguments.python2 else []):
+    for name in chosen + ([OTHER] if python2 else []):
         print(f"--- {name}", flush=True)
-        table[name] = run(name, chapters, arguments.python2 if name == OTHER else sys.executable)
+        table[name] = verdicts_under(name, only or ",".join(CHAPTERS), python2 if name == OTHER else sys.executable)
     found = contradictions(table)
     print(f"\n{markdown(table)}\n")
     print(f"Contradictions: {', '.join(found)}." if found else "No verdict contradicts another.")
     return 1 if found else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,7 +9,7 @@ One module per idea. What chapters use:
 - `exercises`     check, hint and solution; a quiz for each chapter; progress
 - `environment`   whether this machine is ready
 - `measure`       paired timing, peak memory, size on disk, perplexity
-- `corpus`, `pretrain`  the text of Python's standard library, and the mini DeepSeek trained on it
+- `corpus`        the text of Python's standard library
 - `diagnoses`     a medical task, split without leaks
 - `launch`        functions of a notebook in several processes
 - `planner`, `cards`, `formats`, `deployments`  plans of a deployment; cards; number formats; what is documented
@@ -19,15 +19,13 @@ One module per idea. What chapters use:
 
 What makes the course of them:
 
-- `course`        the chapters, the set-up cell, the generated parts of notebooks and README
+- `chapters`      titles, questions, minutes; the map
+- `shell`         how commands end
 - `languages`, `translate`  Chinese beside English; a chapter in another language
-- `runner`, `report`  run the notebooks, write handouts and the report
-- `lab`           JupyterLab, at chapter 00
 - `handouts`, `slides`, `workshop`  pages to print, decks, timetables
-- `bench`         side-by-side ratios, one topic a module
 - `files`, `errors`  files that are written at one stroke; what the course foresees
 
-`python -m utils --help` lists what the shell can do.
+`python -m utils --help` lists what a learner's shell can do, `python -m tools --help` an author's.
 """
 
 __version__ = "0.1.0"

@@ -1,100 +1,23 @@
-"""What the shell can do: `python -m utils` with `lab`, `run`, `save`, `refresh`, `params`, `plan` and more."""
+"""What a learner's shell can do: `python -m utils` with `params` and `plan`."""
 
-import argparse
 import json
 import sys
-from pathlib import Path
+from typing import Annotated, Any
 
-from utils import __version__
-from utils.errors import CourseError
+from typer import Argument, Option
 
-PRETRAIN = {
-    "steps": (int, "optimizer steps"),
-    "batch": (int, "windows a step, over all processes"),
-    "window": (int, "tokens a window"),
-    "learning_rate": (float, "the peak"),
-    "warmup": (int, "steps until the peak"),
-    "seed": (int, "of weights and batches"),
-}
+from utils import architecture, catalog, planner, shapes
+from utils.shell import commands, exit_code
 
+app = commands("DeepSeek by the Numbers: counts of parameters, and plans of deployments.")
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m utils", description="DeepSeek by the Numbers")
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(dest="command", required=True)
-
-    lab = commands.add_parser("lab", help="open the course in JupyterLab, at chapter 00")
-    lab.add_argument("notebooks", nargs="?", type=Path, help="folder of the chapters (default: the course's own)")
-    lab.add_argument("--port", type=int, metavar="N", help="port on 127.0.0.1 (default: a free one from 8888 on)")
-    lab.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
-
-    run = commands.add_parser("run", help="run chapters, write handouts and report to build/")
-    run.add_argument("--only", metavar="05,07", help="chapters to run, separated by commas (default: all)")
-    run.add_argument("--jobs", type=int, default=1, metavar="N", help="notebooks at the same time (default: 1)")
-    run.add_argument("--record", action="store_true", help="keep seconds and memory for the course map")
-
-    save = commands.add_parser("save", help="run chapters and store them with their outputs")
-    save.add_argument("chapters", nargs="+", metavar="01", help="chapter numbers")
-    save.add_argument("--record", action="store_true", help="keep seconds and memory for the course map")
-
-    commands.add_parser("refresh", help="write the generated parts of notebooks and README anew")
-
-    translate = commands.add_parser("translate", help="write a chapter in another language to build/")
-    translate.add_argument("chapter", metavar="05", help="chapter number")
-    translate.add_argument("--language", default="zh-CN", metavar="CODE", help="default: zh-CN")
-    translate.add_argument("--extract", action="store_true", help="write or update the translation file instead")
-
-    handouts = commands.add_parser("handouts", help="write handouts (HTML and PDF) of the saved notebooks to build/")
-    handouts.add_argument("--only", metavar="05,07", help="chapters, separated by commas (default: all, and the book)")
-    handouts.add_argument("--no-pdf", action="store_true", help="HTML only")
-
-    slides = commands.add_parser("slides", help="write a deck of slides for each part of the course to build/")
-    slides.add_argument("--only", metavar="1,3", help="parts, separated by commas (default: all)")
-
-    publish = commands.add_parser("publish", help="set the repository that badges, set-up cells and links point to")
-    publish.add_argument("repository", metavar="owner/name")
-    publish.add_argument("--tag", metavar="v1.0", help="tag or branch that Colab opens and installs")
-
-    params = commands.add_parser("params", help="parameters, memory and FLOPs of a DeepSeek model, or of a relative")
-    params.add_argument("model", help='DeepSeek-V3, a config.json or its folder; "list" names all known')
-    params.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="context length (default: 4096)")
-    params.add_argument("--batch", type=int, default=1, help="sequences in the KV cache (default: 1)")
-    params.add_argument("--dtype", default="bfloat16", help='of the weights, or "published" (default: bfloat16)')
-    params.add_argument("--cache-dtype", default="bfloat16", help="number format of the cache (default: bfloat16)")
-    params.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-    plan = commands.add_parser("plan", help="plan a deployment: does it fit, where do the bytes go, how fast at best")
-    plan.add_argument("model", help="for example DeepSeek-V3, a config.json or its folder")
-    plan.add_argument("--hardware", help="cards, for example 8xH200 (default) or A100-40GB")
-    plan.add_argument("--card", metavar="name=…,memory=…,bandwidth=…,bf16=…", help="a card of your own, with --cards")
-    plan.add_argument("--cards", type=int, metavar="N", help="number of cards, if --hardware does not say it")
-    plan.add_argument("--precision", default="published", help="of the weights (default: as published)")
-    plan.add_argument("--cache", default="bfloat16", help="of the cache, or fp8_ds_mla (default: bfloat16)")
-    plan.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="of a sequence (default: 4096)")
-    plan.add_argument("--answer", type=int, default=0, metavar="TOKENS", help="of them written, for the cost")
-    plan.add_argument("--batch", type=int, default=1, help="sequences at a time (default: 1)")
-    plan.add_argument("--link", type=float, metavar="BYTES", help="a second from other cards (default: not counted)")
-    plan.add_argument("--split", help='for example "tensor 8" or "pipeline 2 x tensor 4" (default: the best one)')
-    plan.add_argument("--plain", action="store_true", help="plain library code in place of a server")
-    plan.add_argument("--price", type=float, help="of a card for an hour, for the cost")
-    plan.add_argument("--json", action="store_true", help="print JSON instead of a table")
-
-    commands.add_parser("prepare", help="fetch and cache the language model")
-    pretrain = commands.add_parser("pretrain", help="train the mini DeepSeek on Python's own source")
-    pretrain.add_argument("--model", default="mini", choices=("mini", "dense"), help="default: mini")
-    pretrain.add_argument("--folder", type=Path, help="where the run is kept (default: build/pretrain/MODEL)")
-    for field, (kind, text) in PRETRAIN.items():
-        pretrain.add_argument(f"--{field.replace('_', '-')}", type=kind, metavar="N", help=text)
-
-    bench = commands.add_parser("bench", help="measure and print side-by-side ratios")
-    bench.add_argument("--only", metavar="models", help="topics, separated by commas (default: all)")
-    return parser
+Context = Annotated[int, Option(metavar="TOKENS", help="context length")]
+Batch = Annotated[int, Option(help="sequences at a time")]
+Json = Annotated[bool, Option("--json", help="print JSON instead of a table")]
 
 
-def _summary(config: dict, context: int, batch: int, dtype: str, cache_dtype: str) -> dict[str, int]:
+def _summary(config: Any, context: int, batch: int, dtype: str, cache_dtype: str) -> dict[str, int]:
     """Everything that the calculators say about a model, by label."""
-    from utils import architecture
-
     count = architecture.count_parameters(config)
     work = architecture.flops_per_token(config, context)
     groups = {f"  {name.replace('_', ' ')}": size for name, size in count.groups().items() if size}
@@ -116,43 +39,73 @@ def _summary(config: dict, context: int, batch: int, dtype: str, cache_dtype: st
     }
 
 
-def _params(arguments: argparse.Namespace) -> int:
-    from utils import catalog, planner, shapes
-
-    if arguments.model == "list":
-        print("\n".join(model.name for model in catalog.models() if model.model_type in shapes.REQUIRED))
-        return 0
-    name, config = planner.open_model(arguments.model)
-    summary = _summary(config, arguments.context, arguments.batch, arguments.dtype, arguments.cache_dtype)
-    if arguments.json:
+@app.command()
+def params(
+    model: Annotated[str, Argument(help='DeepSeek-V3, a config.json or its folder; "list" names all known')],
+    context: Context = 4096,
+    batch: Batch = 1,
+    dtype: Annotated[str, Option(help='of the weights, or "published"')] = "bfloat16",
+    cache_dtype: Annotated[str, Option(help="number format of the cache")] = "bfloat16",
+    as_json: Json = False,
+) -> None:
+    """Parameters, memory and FLOPs of a DeepSeek model, or of a relative."""
+    if model == "list":
+        print("\n".join(known.name for known in catalog.models() if known.model_type in shapes.REQUIRED))
+        return
+    name, config = planner.open_model(model)
+    summary = _summary(config, context, batch, dtype, cache_dtype)
+    if as_json:
         print(json.dumps({"model": name, **{key.strip(): value for key, value in summary.items()}}, indent=1))
-        return 0
+        return
     width = max(len(label) for label in summary)
-    source = next((m.facts["config_source"] for m in catalog.models() if m.name == name), arguments.model)
+    source = next((known.facts["config_source"] for known in catalog.models() if known.name == name), model)
     print(f"{name} ({config['model_type']}); source: {source}")
     for label, value in summary.items():
         print(f"  {label:<{width}}  {value:>23,}")
-    return 0
 
 
-def _plan(arguments: argparse.Namespace) -> int:
-    from utils import planner
-
-    own = arguments.card and planner.parse_card(arguments.card)
-    if own and arguments.hardware:
+@app.command()
+def plan(
+    model: Annotated[str, Argument(help="for example DeepSeek-V3, a config.json or its folder")],
+    hardware: Annotated[str | None, Option(help="cards, for example 8xH200 (the default) or A100-40GB")] = None,
+    card: Annotated[
+        str | None, Option(metavar="name=…,memory=…,bandwidth=…,bf16=…", help="a card of your own, with --cards")
+    ] = None,
+    cards: Annotated[int | None, Option(metavar="N", help="number of cards, if --hardware does not say it")] = None,
+    precision: Annotated[str, Option(help="of the weights (default: as published)")] = "published",
+    cache: Annotated[str, Option(help="number format of the cache, or fp8_ds_mla")] = "bfloat16",
+    context: Context = 4096,
+    answer: Annotated[int, Option(metavar="TOKENS", help="of them written, for the cost")] = 0,
+    batch: Batch = 1,
+    link: Annotated[float | None, Option(metavar="BYTES", help="a second from other cards")] = None,
+    split: Annotated[
+        str | None, Option(help='for example "tensor 8" or "pipeline 2 x tensor 4" (default: the best one)')
+    ] = None,
+    plain: Annotated[bool, Option("--plain", help="plain library code in place of a server")] = False,
+    price: Annotated[float | None, Option(help="of a card for an hour, for the cost")] = None,
+    as_json: Json = False,
+) -> None:
+    """Plan a deployment: does it fit, where do the bytes go, how fast at best."""
+    own = planner.parse_card(card) if card else None
+    if own and hardware:
         raise planner.PlanError("--card and --hardware both name cards; give one of them")
     made = planner.plan(
-        arguments.model,
-        own or arguments.hardware or ("8xH200" if arguments.cards is None else "H200"),
-        arguments.precision,
-        arguments.context,
-        arguments.batch,
-        arguments.cards,
-        **{name: getattr(arguments, name) for name in ("cache", "answer", "link", "price", "split", "plain")},
+        model,
+        own or hardware or ("8xH200" if cards is None else "H200"),
+        precision,
+        context,
+        batch,
+        cards,
+        cache=cache,
+        answer=answer,
+        link=link,
+        price=price,
+        split=split,
+        plain=plain,
     )
-    if arguments.json:
+    if as_json:
         print(json.dumps(made.record(), indent=1))
-        return 0
+        return
     formats = f"{made.precision}, cache in {made.cache_precision}"
     print(f"{made.model} ({formats}) on {made.hardware}, {made.batch} x {made.context:,} tokens")
     sizes = {name: getattr(made, name) for name in ("weights", "cache", "activations", "needed", "memory")}
@@ -172,125 +125,11 @@ def _plan(arguments: argparse.Namespace) -> int:
     print(f"  at most {made.tokens_per_second:,.0f} tokens a second")
     if made.cost is not None:
         print(f"  a million written tokens cost at least {made.cost:,.3f}")
-    return 0
 
 
-def _save(chapters: list[str], record: bool) -> int:
-    from utils import course, runner
-
-    known = {path.name[:2]: path for path in course.notebook_paths()}
-    for number in chapters:
-        if number not in known:
-            raise course.ChapterError(f"no chapter {number!r}; there are {', '.join(known)}")
-    course.refresh()  # chapter 00 shows the map of all chapters
-    for number in chapters:
-        result = runner.save(known[number])
-        print(f"saved {known[number].name}")
-        if record:
-            course.record([result.record()])
-    return _refresh()
-
-
-def _refresh() -> int:
-    from utils import course
-
-    return _say_changed(course.refresh())
-
-
-def _say_changed(paths: list[Path]) -> int:
-    from utils import course
-
-    for path in paths:
-        print(f"refreshed {path.relative_to(course.ROOT)}")
-    return 0
-
-
-def _translate(arguments: argparse.Namespace) -> int:
-    from utils import translate
-
-    if arguments.extract:
-        print(f"Fill in: {translate.extract(arguments.chapter, arguments.language)}")
-        return 0
-    made, notes = translate.translate(arguments.chapter, arguments.language)
-    print("\n".join([*(f"stays English: {note}" for note in notes), f"Written: {made}"]))
-    return 0
-
-
-def _publish(repository: str, tag: str | None) -> int:
-    from utils import course
-
-    _say_changed(course.publish(repository, tag))
-    data = course.settings()
-    print(f"Colab opens {data['repository']} at {data['tag']}: commit, tag the commit {data['tag']}, and push both.")
-    return 0
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from utils import course, runner
-
-    code, results = runner.run_course(arguments.only, arguments.jobs)
-    if arguments.record and code == 0:
-        course.record(result.record() for result in results)
-        _refresh()
-    return code
-
-
-def _pretrain(arguments: argparse.Namespace) -> int:
-    from utils import course, pretrain
-
-    numbers = {field: getattr(arguments, field) for field in PRETRAIN if getattr(arguments, field) is not None}
-    folder = arguments.folder or course.ROOT / "build" / "pretrain" / arguments.model
-    finished = pretrain.train(arguments.model, pretrain.Recipe(**numbers), folder)
-    print(f"The {arguments.model} model is in {finished}")
-    return 0
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code. A foreseen error is one clear line, and code 2."""
-    arguments = _parser().parse_args(argv)
-    try:
-        match arguments.command:
-            case "lab":
-                from utils import lab
-
-                return lab.run(arguments.notebooks, arguments.port, not arguments.no_browser)
-            case "run":
-                return _run(arguments)
-            case "save":
-                return _save(arguments.chapters, arguments.record)
-            case "refresh":
-                return _refresh()
-            case "translate":
-                return _translate(arguments)
-            case "handouts":
-                from utils import handouts
-
-                return handouts.make(arguments.only, pdf=not arguments.no_pdf)
-            case "slides":
-                from utils import slides
-
-                return slides.make(arguments.only)
-            case "publish":
-                return _publish(arguments.repository, arguments.tag)
-            case "params":
-                return _params(arguments)
-            case "plan":
-                return _plan(arguments)
-            case "prepare":
-                from utils import models
-
-                print(f"The language model is ready in {Path(models.prepare())}")
-                return 0
-            case "pretrain":
-                return _pretrain(arguments)
-            case "bench":
-                from utils import bench
-
-                return bench.run(arguments.only)
-    except CourseError as error:
-        print(error, file=sys.stderr)
-        return 2
-    raise AssertionError(arguments.command)
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    return exit_code(app, "python -m utils", arguments)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def check_environment(
     if not checkout:
         install = "restart the session, then run the set-up cell; it installs the pinned versions"
     packages = [item for item in VERSIONS.items() if checkout or item[0] != "torch"]
-    fetch = "connect to the network once and run `python -m utils prepare`, or set COURSE_MODEL to a local folder"
+    fetch = "connect to the network once and run `python -m tools prepare`, or set COURSE_MODEL to a local folder"
     memory_fix = f"close other programs: {memory_gb:.1f} GB are free"
     return [
         Check("Python", "3.11, 3.12 or 3.13", (3, 11) <= python[:2] <= (3, 13), python_fix),

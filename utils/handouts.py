@@ -31,7 +31,8 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 from pygments.util import ClassNotFound
 
-from utils import course, exercises, files, languages
+from tools.choices import choose
+from utils import chapters, exercises, files, languages
 from utils.errors import CourseError
 
 VARIANTS = ("blank", "filled")
@@ -340,7 +341,7 @@ def write_book(notebooks: Sequence[Path], path: Path, variant: str) -> None:
 
 def glossary(depth: int = 1) -> Chapter:
     """The glossary, for a page of its own or at the end of a book."""
-    page = course.README.parent / "docs" / f"{GLOSSARY}.md"
+    page = chapters.ROOT / "docs" / f"{GLOSSARY}.md"
     cell = nbformat.v4.new_markdown_cell(page.read_text(encoding="utf-8"))
     return Chapter(nbformat.v4.new_notebook(cells=[cell]), GLOSSARY, page.parent, depth)
 
@@ -358,11 +359,11 @@ def select(only: str | None) -> list[Path]:
     Raises:
         ChapterError: no such chapter; the message lists those there are.
     """
-    known = {path.name[:2]: path for path in course.notebook_paths(course.NOTEBOOKS)}
-    return course.choose(only.split(",") if only else None, known, "chapter")
+    known = {path.name[:2]: path for path in chapters.notebook_paths()}
+    return choose(only, known, "chapter")
 
 
-def make(only: str | None = None, build: Path = course.ROOT / "build", *, pdf: bool = True) -> int:
+def make(only: str | None = None, build: Path = chapters.ROOT / "build", *, pdf: bool = True) -> int:
     """Write handouts of the committed notebooks, both variants, to `build/handouts/`; with all chapters, also the book.
 
     Raises:

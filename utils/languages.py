@@ -1,6 +1,6 @@
 """Chinese beside English: the glossary, and the chapters' titles, objectives and verdicts in both languages.
 
-The texts lie in `utils/data/glossary.json` and `utils/data/zh.json`. `course.refresh` writes what this module makes
+The texts lie in `utils/data/glossary.json` and `utils/data/zh.json`. `tools.generated` writes what this module makes
 of them into the notebooks, `docs/glossary.md` and `README.zh-CN.md`.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from utils.claims import Verdict, ledger
 
 if TYPE_CHECKING:
-    from utils.course import Chapter
+    from utils.chapters import Chapter
 
 GLOSSARY = "../docs/glossary.md"  # as a chapter links to it
 NOT_YET = ("not yet measured", "尚未测量")

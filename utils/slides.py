@@ -15,7 +15,9 @@ import nbformat
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode, v4
 
-from utils import course, files, handouts
+from tools.choices import choose
+from utils import files, handouts
+from utils.chapters import PARTS, ROOT, all_chapters, notebook_paths
 from utils.claims import VERDICT_MIME, saved_verdicts
 
 SKIPPED = re.compile(r"Exercises|Quiz|.*\bquiz\b", re.IGNORECASE)  # sections that slides leave out
@@ -155,8 +157,8 @@ def _fits(text: str, lines: int) -> bool:
 def write_deck(number: int, name: str, notebooks: list[Path], path: Path) -> None:
     """Write the deck of one part, as HTML that expects the folder `reveal` beside it."""
     title = f"Part {number}: {name}"
-    chapters = {chapter.number: chapter for chapter in course.chapters()}
-    names = "".join(f"<li>{escape(f'{n} · {chapters[n].title}')}</li>" for n in course.PARTS[name] if n in chapters)
+    chapters = {chapter.number: chapter for chapter in all_chapters()}
+    names = "".join(f"<li>{escape(f'{n} · {chapters[n].title}')}</li>" for n in PARTS[name] if n in chapters)
     front = _slide("slide", f"<h1>{title}</h1><p>{handouts.TITLE}</p><ul>{names}</ul>")
     cells = [front, *(slide for notebook in notebooks for slide in chapter_slides(notebook))]
     facts = {"metadata": {"name": f"{title}. {handouts.TITLE}"}, "style": handouts.style("pages", "slides")}
@@ -165,20 +167,20 @@ def write_deck(number: int, name: str, notebooks: list[Path], path: Path) -> Non
     files.write(path, html)
 
 
-def make(only: str | None = None, build: Path = course.ROOT / "build") -> int:
+def make(only: str | None = None, build: Path = ROOT / "build") -> int:
     """Write the decks of the chosen parts, "1,3", or of all, with reveal.js to `build/slides/`.
 
     Raises:
         ChapterError: no such part.
         WriteError: the folder cannot be written.
     """
-    parts = {str(number): (number, name) for number, name in enumerate(course.PARTS, 1)}
-    wanted = course.choose(only.split(",") if only else None, parts, "part")
+    parts = {str(number): (number, name) for number, name in enumerate(PARTS, 1)}
+    wanted = choose(only, parts, "part")
     folder = build / "slides"
-    known = {path.name[:2]: path for path in course.notebook_paths(course.NOTEBOOKS)}
+    known = {path.name[:2]: path for path in notebook_paths()}
     for number, name in wanted:
         path = folder / f"{number}_{re.sub(r'[^a-z]+', '_', name.lower())}.html"
-        write_deck(number, name, [known[chapter] for chapter in course.PARTS[name]], path)
+        write_deck(number, name, [known[chapter] for chapter in PARTS[name]], path)
     with resources.as_file(resources.files("utils").joinpath("data", "reveal")) as reveal:
         for file in filter(Path.is_file, reveal.rglob("*")):
             files.write(folder / "reveal" / file.relative_to(reveal), file.read_bytes())

@@ -6,10 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from utils import course, files
+from tools import generated
+from utils import chapters, files
 from utils.errors import CourseError
 
-FOLDER, BUILD = course.ROOT / "translations", course.ROOT / "build"
+FOLDER, BUILD = chapters.ROOT / "translations", chapters.ROOT / "build"
 _GENERATED = re.compile(r"<!-- (\w+) -->(.*?)<!-- /\1 -->", re.DOTALL)
 _NEAR_LINK = re.compile(r"(?<=\]\()(?!https?:|#)[^)#\s]+")  # from build/LANGUAGE, it is a longer way
 
@@ -19,7 +20,7 @@ class TranslationError(CourseError, ValueError):
 
 
 def _chapter(number: str, language: str) -> tuple[Path, dict[str, Any], Path]:
-    known = {path.name[:2]: path for path in course.notebook_paths()}
+    known = {path.name[:2]: path for path in chapters.notebook_paths()}
     if number not in known:
         raise TranslationError(f"no chapter {number!r}; there are {', '.join(known)}")
     if not re.fullmatch(r"[a-z]{2,3}(-[A-Z][A-Za-z]+)?", language):
@@ -74,8 +75,8 @@ def translate(number: str, language: str) -> tuple[Path, list[str]]:
         if not entry["text"] or entry.get("hash") != _english(cell)["hash"]:
             notes.append(f"{cell['id']}: {'its English has changed' if entry['text'] else 'not translated yet'}")
             entry = {"text": source}
-        text = course.fill(entry["text"], {name: part.strip() for name, part in _GENERATED.findall(source)})
-        text = _NEAR_LINK.sub(lambda m: "../../notebooks/" * (course.NOTEBOOKS / m[0]).exists() + m[0], text)
+        text = generated.fill(entry["text"], {name: part.strip() for name, part in _GENERATED.findall(source)})
+        text = _NEAR_LINK.sub(lambda m: "../../notebooks/" * (chapters.NOTEBOOKS / m[0]).exists() + m[0], text)
         cell["source"] = text.splitlines(keepends=True)
     files.write(made := BUILD / language / path.name, json.dumps(notebook, ensure_ascii=False, indent=1) + "\n")
     return made, notes

@@ -1,7 +1,7 @@
 """Plans for a workshop: which chapters, and a timetable computed from their minutes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,7 @@ from utils import exercises
 from utils.errors import CourseError
 
 if TYPE_CHECKING:
-    from utils.course import Chapter
+    from utils.chapters import Chapter
 
 
 class AgendaError(CourseError, ValueError):
@@ -65,8 +65,8 @@ PLANS: dict[str, tuple[Day, ...]] = {
 }
 
 
-def timetable(day: Day, chapters: Sequence["Chapter"]) -> str:
-    """A day as a Markdown table with the time since its start.
+def timetable(day: Day, chapters: Sequence["Chapter"], seconds: Mapping[str, float | None]) -> str:
+    """A day as a Markdown table with the time since its start; `seconds` is how long each chapter runs.
 
     What is left after reading, running, exercises and pauses is time to talk, shared out by the chapters' length.
 
@@ -74,7 +74,7 @@ def timetable(day: Day, chapters: Sequence["Chapter"]) -> str:
         AgendaError: the agenda takes longer than the day.
     """
     known = {chapter.number: chapter for chapter in chapters}
-    work = [_work(item, known[item.chapter]) if isinstance(item, Session) else (0, 0) for item in day.agenda]
+    work = [_work(item, known[item.chapter], seconds) if isinstance(item, Session) else (0, 0) for item in day.agenda]
     pauses = sum(pause.minutes for pause in day.agenda if isinstance(pause, Pause))
     busy = sum(map(sum, work))
     talk = day.minutes - pauses - busy
@@ -107,16 +107,16 @@ def _exercises(session: Session) -> list[exercises.Exercise]:
     ]
 
 
-def _work(session: Session, chapter: "Chapter") -> tuple[int, int]:
+def _work(session: Session, chapter: "Chapter", seconds: Mapping[str, float | None]) -> tuple[int, int]:
     """Minutes to read and run a chapter, and for its exercises."""
-    run = math.ceil((chapter.seconds or 0) / 60)
+    run = math.ceil((seconds.get(chapter.number) or 0) / 60)
     return chapter.read_minutes + run, sum(exercise.minutes for exercise in _exercises(session))
 
 
-def tables(chapters: Sequence["Chapter"]) -> dict[str, str]:
+def tables(chapters: Sequence["Chapter"], seconds: Mapping[str, float | None]) -> dict[str, str]:
     """The timetable of every day of every plan, by name: "90-minutes", ..., "two-days-2"."""
     return {
-        name if len(days) == 1 else f"{name}-{number}": timetable(day, chapters)
+        name if len(days) == 1 else f"{name}-{number}": timetable(day, chapters, seconds)
         for name, days in PLANS.items()
         for number, day in enumerate(days, 1)
     }

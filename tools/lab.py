@@ -21,7 +21,7 @@ from jupyterlab.labapp import LabApp
 from jupyterlab_server.workspaces_handler import WorkspacesManager
 from tornado.netutil import bind_sockets
 
-from utils import course
+from utils.chapters import NOTEBOOKS
 from utils.errors import CourseError
 
 ADDRESS = "127.0.0.1"  # a name like localhost may mean a second address, where somebody else may listen
@@ -106,9 +106,9 @@ class _Lab(LabApp):
     serverapp_class = _Server
 
 
-def run(notebooks: Path | None = None, port: int | None = None, browser: bool = True) -> int:
+def serve(notebooks: Path | None = None, port: int | None = None, browser: bool = True) -> int:
     """Serve JupyterLab until Ctrl-C, and open it in the web browser where there is one; returns the exit code."""
-    notebooks = (notebooks or course.NOTEBOOKS).resolve()
+    notebooks = (notebooks or NOTEBOOKS).resolve()
     own, chosen = prepare(notebooks), free_port(port)
     if chosen != (port or PORT):
         print(f"Port {PORT} is taken; this is port {chosen}. ", end="")

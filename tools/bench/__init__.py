@@ -6,11 +6,7 @@ Each module has a function `lines()` that yields what to print, line by line, as
 import importlib
 import pkgutil
 
-from utils.errors import CourseError
-
-
-class BenchError(CourseError, ValueError):
-    """There is no measurement of that name."""
+from tools.choices import choose
 
 
 def topics() -> list[str]:
@@ -18,19 +14,15 @@ def topics() -> list[str]:
     return sorted(info.name for info in pkgutil.iter_modules(__path__))
 
 
-def run(only: str | None = None) -> int:
-    """Print every topic's lines, or those of some topics, separated by commas; returns the exit code.
+def print_ratios(only: str | None = None) -> None:
+    """Print every topic's lines, or those of some topics, separated by commas.
 
     Raises:
-        BenchError: no such topic; the message lists them.
+        ChoiceError: no such topic; the message lists them.
     """
-    wanted = topics() if only is None else [name.strip() for name in only.split(",")]
-    unknown = [name for name in wanted if name not in topics()]
-    if unknown:
-        raise BenchError(f"no topic {', '.join(map(repr, unknown))}; there are {', '.join(topics())}")
+    wanted = choose(only, {name: name for name in topics()}, "topic")
     print("Ratios of time, median of pairs with quartiles; above 1 the second way is faster.", flush=True)
     for name in wanted:
         print(f"\n{name}", flush=True)
         for line in importlib.import_module(f"{__name__}.{name}").lines():
             print(f"  {line}", flush=True)
-    return 0

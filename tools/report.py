@@ -17,7 +17,7 @@ from markupsafe import Markup
 from utils import files
 
 if TYPE_CHECKING:
-    from utils.runner import ChapterResult
+    from tools.runner import ChapterResult
 
 
 def summary(results: Sequence["ChapterResult"], chapters: int, seconds: float) -> dict[str, Any]:

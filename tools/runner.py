@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -33,9 +33,12 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
-from utils import course, files, handouts, report
+from tools import report
+from tools.choices import choose
+from tools.generated import measured
+from utils import files, handouts
+from utils.chapters import NOTEBOOKS, ROOT, notebook_paths
 from utils.claims import VERDICT_MIME
-from utils.course import ChapterError
 from utils.errors import CourseError
 
 CELL_TIMEOUT = 600  # seconds
@@ -43,6 +46,10 @@ SAMPLE_EVERY = 0.25  # seconds between two looks at memory
 ERROR_LINES = 8  # how much of a traceback is shown
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class RunError(CourseError, ValueError):
+    """What should run is not there, is no notebook, or cannot run so; the message says what is allowed."""
 
 
 class NotebookFailed(CourseError, RuntimeError):
@@ -113,7 +120,7 @@ def _handout(notebook: str) -> str:
 
 
 @dataclass
-class _Chapter:
+class _Job:
     """A notebook on its way through the runner."""
 
     path: Path
@@ -153,11 +160,11 @@ def run_course(only: str | None = None, jobs: int = 1) -> tuple[int, list[Chapte
         The exit code: 0, 1 if a chapter failed, 130 after Ctrl-C; and what each chapter gave.
 
     Raises:
-        ChapterError: an unknown chapter, or jobs below 1.
+        RunError: an unknown chapter, or jobs below 1.
     """
     console = Console()
     try:
-        results = run(only.split(",") if only else None, jobs, console=console)
+        results = run_notebooks(only, jobs, console=console)
     except KeyboardInterrupt:
         console.print("Stopped. The kernels are shut down; the report of an earlier run is unchanged.")
         return 130, []
@@ -170,12 +177,12 @@ def run_course(only: str | None = None, jobs: int = 1) -> tuple[int, list[Chapte
     return (0 if all(result.ok for result in results) else 1), results
 
 
-def run(
-    only: Sequence[str] | None = None,
+def run_notebooks(
+    only: str | None = None,
     jobs: int = 1,
     *,
-    notebooks: Path = course.NOTEBOOKS,
-    build: Path = course.ROOT / "build",
+    notebooks: Path = NOTEBOOKS,
+    build: Path = ROOT / "build",
     cell_timeout: float = CELL_TIMEOUT,
     console: Console | None = None,
 ) -> list[ChapterResult]:
@@ -184,7 +191,7 @@ def run(
     A failing chapter does not stop the others. The notebooks themselves stay as they are.
 
     Args:
-        only: chapter numbers, such as ["05", "07"]; None for all.
+        only: chapter numbers separated by commas; None for all.
         jobs: how many notebooks run at the same time.
         notebooks: the folder with `NN_name.ipynb`, which is also where the kernels run.
         build: the folder for what is written.
@@ -192,16 +199,16 @@ def run(
         console: where progress goes; bars on a terminal, one line at a chapter's start and end elsewhere.
 
     Raises:
-        ChapterError: an unknown chapter, no notebooks, an unreadable notebook, or jobs below 1.
+        RunError: an unknown chapter, no notebooks, an unreadable notebook, or jobs below 1.
         KeyboardInterrupt: Ctrl-C; all kernels are shut down by then.
     """
     if jobs < 1:
-        raise ChapterError(f"--jobs must be 1 or more; got {jobs}")
+        raise RunError(f"--jobs must be 1 or more; got {jobs}")
     start = time.monotonic()
-    paths = course.notebook_paths(notebooks)
+    paths = notebook_paths(notebooks)
     chapters = [_load(path) for path in _select(paths, only, notebooks)]
 
-    def keep(chapter: _Chapter) -> None:
+    def keep(chapter: _Job) -> None:
         target = build / _handout(chapter.path.name)
         handouts.write_handout(chapter.notebook, f"{chapter.number} · {chapter.title}", notebooks, target)
 
@@ -216,11 +223,11 @@ def save(notebook: Path, *, cell_timeout: float = CELL_TIMEOUT, console: Console
 
     Raises:
         NotebookFailed: a cell failed; the file is unchanged.
-        ChapterError: the file is no notebook.
+        RunError: the file is no notebook.
     """
     notebook = Path(notebook).resolve()
 
-    def keep(chapter: _Chapter) -> None:
+    def keep(chapter: _Job) -> None:
         if chapter.result and chapter.result.ok:
             text = nbformat.writes(normalised(chapter.notebook))
             files.write(notebook, text.rstrip("\n") + "\n")
@@ -259,33 +266,33 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
     return nbformat.reads(text, as_version=4)
 
 
-def _select(paths: list[Path], only: Sequence[str] | None, folder: Path) -> list[Path]:
+def _select(paths: list[Path], only: str | None, folder: Path) -> list[Path]:
     known = {path.name[:2]: path for path in paths}
     if not known:
-        raise ChapterError(f"no notebooks named NN_name.ipynb in {folder}")
-    return course.choose(only, known, "chapter")
+        raise RunError(f"no notebooks named NN_name.ipynb in {folder}")
+    return choose(only, known, "chapter")
 
 
-def _load(path: Path) -> _Chapter:
+def _load(path: Path) -> _Job:
     try:
         notebook = nbformat.read(path, as_version=4)
         nbformat.validate(notebook)
     except (ValueError, AttributeError, nbformat.ValidationError) as error:
-        raise ChapterError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from error
-    known = course.settings()["chapters"].get(path.name[:2], {})
-    return _Chapter(path, notebook, known.get("seconds"))
+        raise RunError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from error
+    known = measured().get(path.name[:2])
+    return _Job(path, notebook, known and known.seconds)
 
 
 def _execute_all(
-    chapters: list[_Chapter],
+    chapters: list[_Job],
     jobs: int,
     cell_timeout: float,
     console: Console,
-    keep: Callable[[_Chapter], None],
+    keep: Callable[[_Job], None],
 ) -> list[ChapterResult]:
     """Execute chapters, at most `jobs` at a time; hand each to `keep`, in another thread, when it is done."""
 
-    async def one(chapter: _Chapter, turn: asyncio.Semaphore, display: _Display) -> ChapterResult:
+    async def one(chapter: _Job, turn: asyncio.Semaphore, display: _Display) -> ChapterResult:
         async with turn:
             display.started(chapter)
             result = chapter.result = await _execute(chapter, cell_timeout, display)
@@ -331,7 +338,7 @@ def _in_background(work: Coroutine[Any, Any, list[ChapterResult]]) -> list[Chapt
             thread.join()
 
 
-async def _execute(chapter: _Chapter, cell_timeout: float, display: "_Display") -> ChapterResult:
+async def _execute(chapter: _Job, cell_timeout: float, display: "_Display") -> ChapterResult:
     """Execute one notebook in a fresh kernel; its outputs go into `chapter.notebook`."""
     meter = _Meter()
 
@@ -405,13 +412,13 @@ async def _stop_at_once(client: NotebookClient, execution: Coroutine[Any, Any, A
 def _environment(folder: str) -> dict[str, str]:
     """Variables of a kernel: those of this process and its `utils`, without the user's profile and progress."""
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    path = os.pathsep.join(filter(None, (str(course.ROOT), kept.get("PYTHONPATH"))))
+    path = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
     own = {"PYTHONPATH": path, "IPYTHONDIR": folder, "COURSE_PROGRESS": f"{folder}/progress.json", "TQDM_DISABLE": "1"}
     # Threads that wait for each other let another program have the core soon; on a busy machine that halves the time.
     return {"GOMP_SPINCOUNT": "1000"} | kept | own
 
 
-def _failure(chapter: _Chapter, error: str) -> Failure:
+def _failure(chapter: _Job, error: str) -> Failure:
     """The failure of the cell that runs, with the line that its traceback names."""
     before = chapter.notebook.cells[: chapter.cell + 1]
     lines = before[-1].source.splitlines()
@@ -506,7 +513,7 @@ class _TimeLeft(ProgressColumn):
 class _Display:
     """Progress: bars on a terminal, elsewhere one line at the start and one at the end of a chapter."""
 
-    def __init__(self, console: Console, chapters: list[_Chapter], jobs: int) -> None:
+    def __init__(self, console: Console, chapters: list[_Job], jobs: int) -> None:
         self.console, self.chapters, self.jobs = console, chapters, jobs
         self.bars: dict[str, TaskID] = {}
         self.done = 0
@@ -529,7 +536,7 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def started(self, chapter: _Chapter) -> None:
+    def started(self, chapter: _Job) -> None:
         title = f"{chapter.number} {chapter.title}"
         total = len(chapter.notebook.cells)
         if self.console.is_terminal:
@@ -540,11 +547,11 @@ class _Display:
             guess = f", about {chapter.expected:.0f} s" if chapter.expected else ""
             self.console.print(f"{title}: starts, {total} cells{guess}", markup=False, highlight=False)
 
-    def moved(self, chapter: _Chapter) -> None:
+    def moved(self, chapter: _Job) -> None:
         if chapter.number in self.bars:
             self.progress.update(self.bars[chapter.number], completed=chapter.cell, at=chapter.cell + 1)
 
-    def finished(self, chapter: _Chapter, result: ChapterResult) -> None:
+    def finished(self, chapter: _Job, result: ChapterResult) -> None:
         if chapter.number in self.bars:
             self.progress.remove_task(self.bars.pop(chapter.number))
         self.done += 1

@@ -1,8 +1,8 @@
 """Pretraining of the mini DeepSeek: transformers' `DeepseekV3ForCausalLM`, small, on Python's own source.
 
-    python -m utils pretrain                                       # the mini DeepSeek
-    python -m utils pretrain --model dense                         # a Llama-type model of equal activated parameters
-    torchrun --nproc_per_node=2 -m utils pretrain                  # the same on two processes
+    python -m tools pretrain                                       # the mini DeepSeek
+    python -m tools pretrain --model dense                         # a Llama-type model of equal activated parameters
+    torchrun --nproc_per_node=2 -m tools pretrain                  # the same on two processes
 
 A killed run goes on from its last save with the same loss curve: batches depend on seed and step alone, and one file
 holds weights, optimizer and history of one moment.
@@ -344,7 +344,7 @@ def _command(kind: str, recipe: Recipe) -> str:
     changed = {name: value for name, value in asdict(recipe).items() if value != getattr(Recipe, name)}
     options = {"model": kind} if kind != "mini" else {}
     return " ".join(
-        ["python -m utils pretrain", *(f"--{k.replace('_', '-')} {v}" for k, v in (options | changed).items())]
+        ["python -m tools pretrain", *(f"--{k.replace('_', '-')} {v}" for k, v in (options | changed).items())]
     )
 
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoModelForCausalLM
 
-from utils import corpus, measure, models, pretrain
+from tools import pretrain
+from utils import corpus, measure, models
 
 STEPS = 12
 RECIPE = pretrain.Recipe(warmup=4)

@@ -1,0 +1,182 @@
+"""What the shell of an author or a teacher can do: `python -m tools --help` lists it."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from typer import Argument, Option
+
+from utils.shell import commands, exit_code
+
+app = commands("DeepSeek by the Numbers: what authors and teachers run.")
+
+Only = Annotated[str | None, Option(metavar="05,07", help="some of them, separated by commas (default: all)")]
+Record = Annotated[bool, Option("--record", help="keep seconds and memory for the course map")]
+
+
+def _say_changed(paths: list[Path]) -> None:
+    from utils import chapters
+
+    for path in paths:
+        print(f"refreshed {path.relative_to(chapters.ROOT)}")
+
+
+@app.command()
+def run(
+    only: Only = None,
+    jobs: Annotated[int, Option(metavar="N", help="notebooks at the same time")] = 1,
+    record: Record = False,
+) -> None:
+    """Run every chapter; write handouts and a report to build/."""
+    from tools import generated, runner
+
+    code, results = runner.run_course(only, jobs)
+    if record and code == 0:
+        generated.record(result.record() for result in results)
+        _say_changed(generated.refresh())
+    raise typer.Exit(code)
+
+
+@app.command()
+def save(
+    chapters: Annotated[list[str], Argument(metavar="05 07 ...", help="chapter numbers")], record: Record = False
+) -> None:
+    """Run chapters and store them with their outputs; write the generated parts anew."""
+    from tools import choices, generated, runner
+    from utils.chapters import notebook_paths
+
+    known = {path.name[:2]: path for path in notebook_paths()}
+    chosen = choices.choose(",".join(chapters), known, "chapter")
+    generated.refresh()  # chapter 00 shows the map of all chapters
+    for path in chosen:
+        result = runner.save(path)
+        print(f"saved {path.name}")
+        if record:
+            generated.record([result.record()])
+    _say_changed(generated.refresh())
+
+
+@app.command()
+def refresh() -> None:
+    """Write the generated parts of notebooks, READMEs and docs anew."""
+    from tools import generated
+
+    _say_changed(generated.refresh())
+
+
+@app.command()
+def publish(
+    repository: Annotated[str, Argument(metavar="OWNER/NAME", help="where the course is hosted, on GitHub")],
+    tag: Annotated[str | None, Option(metavar="v1.0", help="tag or branch that Colab opens and installs")] = None,
+) -> None:
+    """Set the address that badges, set-up cells and links point to."""
+    from tools import generated
+    from utils.chapters import address
+
+    _say_changed(generated.publish(repository, tag))
+    there = address()
+    print(f"Colab opens {there.repository} at {there.tag}: commit, tag the commit {there.tag}, and push both.")
+
+
+@app.command()
+def prepare() -> None:
+    """Fetch and cache the language model."""
+    from utils import models
+
+    print(f"The language model is ready in {Path(models.prepare())}")
+
+
+@app.command()
+def pretrain(
+    model: Annotated[str, Option(help='"mini" or "dense"')] = "mini",
+    folder: Annotated[Path | None, Option(help="where the run is kept (default: build/pretrain/MODEL)")] = None,
+    steps: Annotated[int | None, Option(metavar="N", help="optimizer steps")] = None,
+    batch: Annotated[int | None, Option(metavar="N", help="windows a step, over all processes")] = None,
+    window: Annotated[int | None, Option(metavar="N", help="tokens a window")] = None,
+    learning_rate: Annotated[float | None, Option(metavar="X", help="the peak")] = None,
+    warmup: Annotated[int | None, Option(metavar="N", help="steps until the peak")] = None,
+    seed: Annotated[int | None, Option(metavar="N", help="of weights and batches")] = None,
+) -> None:
+    """Train the mini DeepSeek on Python's own source."""
+    from tools import pretrain as pretraining
+    from utils import chapters
+
+    given = {"steps": steps, "batch": batch, "window": window}
+    given |= {"learning_rate": learning_rate, "warmup": warmup, "seed": seed}
+    recipe = pretraining.Recipe(**{name: value for name, value in given.items() if value is not None})
+    finished = pretraining.train(model, recipe, folder or chapters.ROOT / "build" / "pretrain" / model)
+    print(f"The {model} model is in {finished}")
+
+
+@app.command()
+def bench(only: Only = None) -> None:
+    """Measure and print side-by-side ratios."""
+    from tools import bench as benches
+
+    benches.print_ratios(only)
+
+
+@app.command()
+def steady(
+    only: Only = None,
+    conditions: Annotated[str | None, Option(metavar="quiet,busy", help="conditions (default: all)")] = None,
+    python2: Annotated[str | None, Option(metavar="PATH", help="another Python that has the course's packages")] = None,
+) -> None:
+    """Compare the verdicts of several conditions: a busy core, one thread, AVX2, another seed."""
+    from tools import steady as steadiness
+
+    raise typer.Exit(steadiness.compare(only, conditions, python2))
+
+
+@app.command()
+def lab(
+    notebooks: Annotated[Path | None, Argument(help="folder of the chapters", readable=False)] = None,
+    port: Annotated[int | None, Option(metavar="N", help="on 127.0.0.1 (default: a free one from 8888 on)")] = None,
+    no_browser: Annotated[bool, Option("--no-browser", help="print the address, open nothing")] = False,
+) -> None:
+    """Open the course in JupyterLab, at chapter 00."""
+    from tools import lab as jupyterlab
+
+    raise typer.Exit(jupyterlab.serve(notebooks, port, not no_browser))
+
+
+@app.command()
+def handouts(only: Only = None, no_pdf: Annotated[bool, Option("--no-pdf", help="HTML only")] = False) -> None:
+    """Write handouts of the saved notebooks to build/."""
+    from utils import handouts as pages
+
+    raise typer.Exit(pages.make(only, pdf=not no_pdf))
+
+
+@app.command()
+def slides(only: Only = None) -> None:
+    """Write a deck of slides for each part of the course to build/."""
+    from utils import slides as decks
+
+    raise typer.Exit(decks.make(only))
+
+
+@app.command()
+def translate(
+    chapter: Annotated[str, Argument(metavar="05", help="chapter number")],
+    language: Annotated[str, Option(metavar="CODE")] = "zh-CN",
+    extract: Annotated[bool, Option("--extract", help="write or update the translation file instead")] = False,
+) -> None:
+    """Write a chapter in another language to build/."""
+    from utils import translate as translations
+
+    if extract:
+        print(f"Fill in: {translations.extract(chapter, language)}")
+        return
+    made, notes = translations.translate(chapter, language)
+    print("\n".join([*(f"stays English: {note}" for note in notes), f"Written: {made}"]))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    return exit_code(app, "python -m tools", arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,246 @@
+"""The generated parts of notebooks, READMEs and docs, each written from its one source.
+
+`refresh` writes the set-up cell, the Colab badge, the line of reading time, seconds and memory, the links to the next
+chapter, the Chinese title and objectives, the tables, the figure and the link to Colab of the READMEs, the glossary,
+and the workshop guide's timetables. A test says that running it again changes nothing. `publish` sets the address that
+badges, set-up cells and links point to; without one they are not shown, because they would lead into nothing.
+"""
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from utils import chapters, claims, exercises, files, languages, workshop
+from utils.chapters import Address, Chapter
+from utils.errors import CourseError
+
+MEASURED = Path(__file__).with_name("measured.json")
+FIGURE = Path("docs", "where-the-parameters-are.png")
+BADGE = "images/open-in-colab.svg"
+HOST = "https://github.com"
+
+SET_UP = """\
+# Set-up. Where the course is installed, this does nothing. Elsewhere, as in Colab, it
+# installs what is missing.
+import subprocess
+import sys
+
+try:
+    import deepseek_by_the_numbers as course
+except ImportError:
+    address = "git+{host}/{repository}@{tag}"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", address]
+    if subprocess.run(pip, capture_output=True).returncode:
+        sys.exit(f"pip cannot install {{address}}. Connect, then run this cell again.")
+    import deepseek_by_the_numbers as course
+course.set_up()"""
+SET_UP_WITHOUT_ADDRESS = """\
+# Set-up. Where the course is installed, this does nothing.
+import sys
+
+try:
+    import deepseek_by_the_numbers as course
+except ImportError:
+    sys.exit("The course is not installed here. Run `make lab` in the course's folder.")
+course.set_up()"""
+
+
+class GenerateError(CourseError, ValueError):
+    """A notebook, a run or an address does not fit; the message says what is allowed."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the last recorded run of a chapter took on 2 cores: seconds, and peak memory in MB (10**6 bytes)."""
+
+    seconds: float | None = None
+    peak_mb: float | None = None
+
+    def written(self) -> tuple[str, str]:
+        """Running time and memory in words, rounded up."""
+        if self.seconds is None or self.peak_mb is None:
+            return "not yet measured", "not yet measured"
+        return f"{_rounded_up(self.seconds, 5)} s", f"{_rounded_up(self.peak_mb, 100) / 1000:.1f} GB"
+
+
+def _rounded_up(value: float, step: int) -> int:
+    return int(-(-value // step) * step)
+
+
+def measured() -> dict[str, Measured]:
+    """The measurements of all chapters, by number, as `tools/measured.json` keeps them."""
+    known = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
+    return {chapter.number: Measured(**known.get(chapter.number, {})) for chapter in chapters.all_chapters()}
+
+
+def record(results: Iterable[Mapping[str, Any]]) -> None:
+    """Keep seconds and peak memory of chapters that ran, as `report.json` lists them.
+
+    Raises:
+        GenerateError: the report has a chapter that failed.
+    """
+    known = {number: asdict(figures) for number, figures in measured().items() if figures.seconds is not None}
+    for result in results:
+        if result["status"] != "ok":
+            raise GenerateError(f"chapter {result['number']} did not run through: nothing is recorded")
+        known[result["number"]] = {name: round(result[name]) for name in ("seconds", "peak_mb")}
+    _store(MEASURED, dict(sorted(known.items())))
+
+
+def _store(path: Path, data: object) -> bool:
+    return files.write(path, json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def set_up_cell(address: Address, host: str = HOST) -> str:
+    """Source of the cell that every notebook starts with; `host` is where git finds the repository."""
+    if address.repository is None:
+        return SET_UP_WITHOUT_ADDRESS
+    return SET_UP.format(host=host, repository=address.repository, tag=address.tag)
+
+
+def publish(repository: str, tag: str | None = None) -> list[Path]:
+    """Set the repository and the tag that badges, set-up cells and links point to; returns the files that changed.
+
+    Args:
+        repository: "owner/name" on GitHub.
+        tag: the tag or branch that Colab opens and installs; unchanged when None.
+
+    Raises:
+        GenerateError: the repository is not of the form owner/name, or the tag is not the name of one. Nothing changes.
+    """
+    name = r"[A-Za-z0-9_.-]*[A-Za-z0-9_-]"
+    if not re.fullmatch(rf"[A-Za-z0-9][A-Za-z0-9-]*/(?!.*\.git$){name}", repository):
+        raise GenerateError(f"REPO must look like owner/name, without https:// and .git; got {repository!r}")
+    if tag is not None and not re.fullmatch(rf"(?![.-]){name}", tag):
+        raise GenerateError(f"TAG must be letters, digits, dots and dashes, such as v1.0; got {tag!r}")
+    path = chapters.DATA / "address.json"
+    changed = [path] if _store(path, {"repository": repository, "tag": tag or chapters.address().tag}) else []
+    return changed + refresh()
+
+
+def refresh() -> list[Path]:
+    """Write all generated parts anew; returns the files that changed."""
+    notebooks = {path: nbformat.read(path, as_version=4) for path in chapters.notebook_paths()}
+    path = chapters.DATA / "chapters.json"
+    described = {path.name[:2]: _describe(path, notebook) for path, notebook in notebooks.items()}
+    changed = [path] if _store(path, described) else []
+    known = chapters.all_chapters()
+    for chapter, following, (path, notebook) in zip(known, [*known[1:], None], notebooks.items(), strict=True):
+        parts = _chapter_parts(chapter, following)
+        for cell in notebook.cells:
+            if "bootstrap" in cell.metadata.get("tags", []):
+                cell.source = set_up_cell(chapters.address())
+            elif cell.cell_type == "markdown":
+                cell.source = fill(cell.source, parts)
+        if files.write(path, nbformat.writes(notebook) + "\n"):
+            changed.append(path)
+    picture = next(filter(None, map(_tagged_picture, notebooks.values())), None)
+    if picture and files.write(chapters.ROOT / FIGURE, picture):
+        changed.append(chapters.ROOT / FIGURE)
+    for name, page_parts in _pages(known, list(notebooks)).items():
+        page = chapters.ROOT / name
+        if page.exists() and files.write(page, fill(page.read_text(encoding="utf-8"), page_parts())):
+            changed.append(page)
+    return changed
+
+
+def _describe(path: Path, notebook: NotebookNode) -> dict[str, Any]:
+    first = notebook.cells[0].source
+    title = re.search(r"^# \d\d · (.+)$", first, re.MULTILINE)
+    question = re.search(r"^\*\*The question:\*\* (.+)$", first, re.MULTILINE)
+    if not title or not question:
+        raise GenerateError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
+    prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    words = len(re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", "", prose, flags=re.DOTALL).split())  # what is written by hand
+    code = sum(cell.cell_type == "code" for cell in notebook.cells)
+    boxes = (e.minutes for e in exercises.all_exercises().values() if e.id.startswith(path.name[:2]))
+    return {
+        "file": path.name,
+        "title": title[1],
+        "question": question[1],
+        "read_minutes": round(words / 200 + code / 4),
+        "exercise_minutes": sum(boxes),
+    }
+
+
+def _chapter_parts(chapter: Chapter, following: Chapter | None) -> dict[str, str]:
+    """What stands between the markers of a chapter."""
+    runs_in, memory = measured()[chapter.number].written()
+    facts = (
+        f"{chapter.read_minutes} min to read · {chapter.exercise_minutes} min of exercises · "
+        f"runs in {runs_in} on 2 cores · {memory} of memory"
+    )
+    badge = f"[![Open this chapter in Colab]({BADGE})]({{}})"
+    to = following or chapters.all_chapters()[0]
+    label, rest = ("**Next:**", f" {to.question}") if following else ("**Back to the map:**", "")
+    # A copy that stands alone in Colab has no neighbours: there the second link leads on.
+    on = f"{label} [{to.number} · {to.title}]({to.file}){_if_published(' ([in Colab]({}))', to.file)}.{rest}"
+    return {
+        "badge": _if_published(badge + "\n\n", chapter.file) + facts,
+        "next": on,
+        "zh": languages.block(chapter.number),
+    }
+
+
+def _if_published(text: str, file: str) -> str:
+    """A text with the address of a notebook in Colab; nothing as long as there is none."""
+    there = chapters.address().in_colab(file)
+    return text.format(there) if there else ""
+
+
+def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[], dict[str, str]]]:
+    """What stands between the markers of each page of the repository."""
+    figures = measured()
+    words = {number: found.written() for number, found in figures.items()}
+    verdicts = [verdict for path in notebooks for verdict in claims.saved_verdicts(path)]
+    seconds = {number: found.seconds for number, found in figures.items()}
+    return {
+        "README.md": lambda: {
+            "map": chapters.course_map("notebooks/", words),
+            "verdicts": claims.scoreboard(verdicts),
+            "colab": _if_published("[Open chapter 00 in Colab]({}).", known[0].file)
+            or "As long as the course has no address on GitHub, there are no badges.",
+        },
+        "README.zh-CN.md": lambda: {
+            "map": languages.chapter_map([(chapter, *words[chapter.number]) for chapter in known]),
+            "verdicts": languages.scoreboard(verdicts),
+        },
+        "docs/glossary.md": lambda: {"terms": languages.glossary_terms(known)},
+        "docs/workshop.md": lambda: {"parts": parts_table()} | workshop.tables(known, seconds),
+    }
+
+
+def parts_table() -> str:
+    """The parts of the course as a Markdown table: chapters, minutes to read and to practise."""
+    known = {chapter.number: chapter for chapter in chapters.all_chapters()}
+    rows = ["| part | chapters | read | exercises |", "| --- | --- | --- | --- |"]
+    for place, (name, numbers) in enumerate(chapters.PARTS.items(), 1):
+        read = sum(known[number].read_minutes for number in numbers)
+        practise = sum(known[number].exercise_minutes for number in numbers)
+        links = ", ".join(f"[{number}](../notebooks/{known[number].file})" for number in numbers)
+        rows.append(f"| {place} · {name} | {links} | {read} min | {practise} min |")
+    return "\n".join(rows)
+
+
+def fill(text: str, parts: Mapping[str, str]) -> str:
+    """Put each part between its markers `<!-- name -->` and `<!-- /name -->`."""
+    for name, part in parts.items():
+        pattern = re.compile(rf"(<!-- {name} -->).*?(<!-- /{name} -->)", re.DOTALL)
+        text = pattern.sub(lambda match, part=part: f"{match[1]}\n\n{part}\n\n{match[2]}", text)
+    return text
+
+
+def _tagged_picture(notebook: NotebookNode) -> bytes | None:
+    for cell in notebook.cells:
+        if "readme-figure" in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                if "image/png" in output.get("data", {}):
+                    return base64.b64decode(output.data["image/png"])
+    return None
