@@ -28,13 +28,16 @@ from typing import Any
 import numpy as np
 from IPython import get_ipython
 from IPython.display import display
+from jinja2 import Environment
 
 from utils.errors import CourseError
 
 VERDICT_MIME = "application/vnd.course.verdict+json"
-
 ABOUT = 0.10  # "about" and "an estimate" mean: within this share of the claimed number
 UNTOLD = "cannot be told here"
+SIGNS = {True: "✔", False: "✘", None: "?"}
+LOOKS = {"refuted": ("✘", "#D55E00"), "holds": ("✔", "#009E73"), UNTOLD: ("?", "#595959")}  # sign and colour of a card
+CONDITIONAL = ("◐", "#0072B2")
 
 # Judged in this kernel: claim id -> the cell that judged it.
 _judged: dict[str, str] = {}
@@ -46,14 +49,7 @@ class ClaimError(CourseError, ValueError):
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the article, in the course's own words.
-
-    Attributes:
-        id: "C01" to "C33".
-        section: section of the article, for example "1.2".
-        chapter: the chapter that judges it, for example "01".
-        claim: what the article says.
-    """
+    """One claim of the article: id ("C01"), its section ("1.2"), the chapter that judges it ("01"), what it says."""
 
     id: str
     section: str
@@ -97,24 +93,21 @@ class Verdict:
     cases: tuple[dict[str, Any], ...] = ()
 
 
+def _data(name: str) -> str:
+    return resources.files("utils").joinpath("data", name).read_text(encoding="utf-8")
+
+
 @functools.cache
 def ledger() -> dict[str, Claim]:
     """All 33 claims by id, in order."""
-    text = resources.files("utils").joinpath("data", "claims.json").read_text(encoding="utf-8")
-    return {record["id"]: Claim(**record) for record in json.loads(text)}
+    return {record["id"]: Claim(**record) for record in json.loads(_data("claims.json"))}
 
 
 def claim(claim_id: str) -> Claim:
-    """The claim with this id.
-
-    Raises:
-        ClaimError: the ledger has no such id.
-    """
-    try:
-        return ledger()[claim_id]
-    except KeyError:
-        first, last = next(iter(ledger())), list(ledger())[-1]
-        raise ClaimError(f"no claim {claim_id!r}: the ledger runs from {first} to {last}") from None
+    """The claim with this id. Raises `ClaimError` if the ledger has none."""
+    if claim_id not in ledger():
+        raise ClaimError(f"no claim {claim_id!r}: the ledger runs from {min(ledger())} to {max(ledger())}")
+    return ledger()[claim_id]
 
 
 def about(measured: float, claimed: float) -> bool:
@@ -154,10 +147,8 @@ def verdict(
 
     Args:
         claim_id: "C01" to "C33".
-        cases: what the claim is judged on; or, for a single case, `holds` and `measured`.
+        cases: what the claim is judged on; or, for a single case, `holds` and `measured` as in `Case`.
         because: one sentence that says why.
-        holds: outcome of the single case, computed: a comparison of measured values, not a typed-in constant.
-        measured: the number that decided the single case, with its unit.
         condition: what tells cases that hold from those that do not ("the model is dense"). It shows only when the
             cases fall on both sides, so a cell may name it before it knows.
 
@@ -166,30 +157,26 @@ def verdict(
             do not fit the rule.
         TypeError: an outcome is neither a truth value nor None.
     """
-    judged = claim(claim_id)
-    cases = cases or (Case("", holds, measured),)
+    judged, cases = claim(claim_id), cases or (Case("", holds, measured),)
     for case in cases:
         if case.holds is not None and not isinstance(case.holds, (bool, np.bool_)):
             raise TypeError(f"holds must be True, False or None, computed in the cell; got {case.holds!r}")
-        if not str(case.measured).strip():
-            raise ClaimError(f"the verdict on {claim_id} needs measured=...: a short text, not an empty one")
-    if not because.strip():
-        raise ClaimError(f"the verdict on {claim_id} needs because=...: a short text, not an empty one")
+    for name, texts in (("measured", [str(case.measured) for case in cases]), ("because", [because])):
+        if not all(map(str.strip, texts)):
+            raise ClaimError(f"the verdict on {claim_id} needs {name}=...: a short text, not an empty one")
     cell = _current_cell()
     if _judged.setdefault(claim_id, cell) != cell:
         raise ClaimError(f"{claim_id} is already judged in another cell: a claim gets one verdict")
-    outcomes = [case.holds if case.holds is None else bool(case.holds) for case in cases]
-    word = judge(outcomes, condition if {True, False} <= set(outcomes) else "")
+    kept = tuple(asdict(case) | {"holds": None if case.holds is None else bool(case.holds)} for case in cases)
+    outcomes = {case["holds"] for case in kept}
+    word = judge(outcomes, condition if {True, False} <= outcomes else "")
     told = "; ".join(f"{case.name}: {case.measured}" if case.name else case.measured for case in cases)
-    kept = tuple(asdict(case) | {"holds": outcome} for case, outcome in zip(cases, outcomes, strict=True))
     found = Verdict(claim_id, judged.claim, judged.chapter, word, told, because, kept)
     if get_ipython() is None:
         print(_card_text(found))
-        return
-    display(
-        {"text/plain": _card_text(found), "text/html": _card_html(found), VERDICT_MIME: asdict(found)},
-        raw=True,
-    )
+    else:
+        card = {"text/plain": _card_text(found), "text/html": _card_html(found), VERDICT_MIME: asdict(found)}
+        display(card, raw=True)
 
 
 def _current_cell() -> str:
@@ -198,13 +185,9 @@ def _current_cell() -> str:
     Where the front end does not name its cells, every cell counts as the same one: no edit of a cell can then be
     mistaken for a second verdict.
     """
-    shell = get_ipython()
-    kernel = getattr(shell, "kernel", None)
+    kernel = getattr(get_ipython(), "kernel", None)
     metadata = (getattr(kernel, "get_parent", dict)() or {}).get("metadata", {})
     return metadata.get("cellId") or "a cell without a name"
-
-
-SIGNS = {True: "✔", False: "✘", None: "?"}
 
 
 def _case_lines(found: Verdict) -> list[str]:
@@ -219,27 +202,15 @@ def _card_text(found: Verdict) -> str:
 
 
 def _card_html(found: Verdict) -> str:
-    sign, colour = {"refuted": ("✘", "#D55E00"), "holds": ("✔", "#009E73"), UNTOLD: ("?", "#595959")}.get(
-        found.verdict, ("◐", "#0072B2")
-    )
-    rows = [html.escape(line) for line in _case_lines(found)]
-    measured = "<br>".join(rows) or f"<strong>Measured:</strong> {html.escape(found.measured)}"
-    return (
-        f'<div style="border:1px solid {colour};border-left:8px solid {colour};border-radius:4px;'
-        f'padding:.6em 1em;margin:.6em 0;max-width:46em">'
-        f"<strong>{found.claim} {sign} {html.escape(found.verdict)}</strong><br>"
-        f"<em>“{html.escape(found.text)}”</em><br>"
-        f"{measured}<br>"
-        f"<strong>Because:</strong> {html.escape(found.because)}</div>"
-    )
+    sign, colour = LOOKS.get(found.verdict, CONDITIONAL)
+    environment = Environment()
+    environment.filters["escape"] = html.escape
+    template = environment.from_string("".join(map(str.strip, _data("card.html").splitlines())))
+    return template.render(verdict=found, sign=sign, colour=colour, lines=_case_lines(found))
 
 
 def saved_verdicts(notebook: Path) -> list[Verdict]:
-    """The verdicts that a saved notebook carries in its outputs, in order.
-
-    Raises:
-        FileNotFoundError: no such notebook.
-    """
+    """The verdicts that a saved notebook carries in its outputs, in order."""
     cells: list[dict[str, Any]] = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return [Verdict(**output["data"][VERDICT_MIME]) for output in outputs if VERDICT_MIME in output.get("data", {})]
