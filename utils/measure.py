@@ -8,9 +8,9 @@ import ctypes
 import functools
 import gc
 import math
-import os
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class Ratio:
 
     Attributes:
         median: median ratio of the pairs; 2.0 means the second function takes half the time of the first.
-        low, high: interval of the median, of `confidence`; exact, from the order of the pairs. Infinite where there are
-            too few pairs for it.
+        low, high: exact interval of the median, from the order of the pairs; infinite where there are too few for it.
         pairs: how many pairs were timed.
         first_seconds, second_seconds: median seconds of each side, for the curious.
     """
@@ -52,13 +52,7 @@ def median_interval(values: list[float], confidence: float = 0.95) -> tuple[floa
     """Interval of the median of independent values, from their order alone (the sign test turned round).
 
     The k-th smallest and k-th largest value hold the median between them unless fewer than k of the n values fall on
-    one side of it: the chance is twice a binomial tail.
-
-    Returns:
-        (low, high); (-inf, inf) where n is too small for the confidence.
-
-    Raises:
-        ValueError: there is no value.
+    one side of it: the chance is twice a binomial tail. (-inf, inf) where n is too small; ValueError for no value.
     """
     n, k, tail = len(values), 0, 0.0
     if n == 0:
@@ -74,8 +68,7 @@ def paired_ratio(
 ) -> Ratio:
     """Time `first` against `second` in alternating order; ratios above 1 mean that `second` is faster.
 
-    Raises:
-        ValueError: fewer than 1 pair, or a negative warm-up.
+    Raises ValueError for fewer than 1 pair, or a negative warm-up.
     """
     if pairs < 1 or warmup < 0:
         raise ValueError(f"pairs must be 1 or more and warmup 0 or more; got pairs={pairs}, warmup={warmup}")
@@ -100,13 +93,9 @@ def settle(
 
     Args:
         first, second: what is timed in turn, on however many threads torch has; see `one_thread`.
-        bounds: the ratios that a verdict depends on.
-        seconds: budget; at least 9 pairs are timed all the same.
-        pairs: at most so many pairs.
+        bounds: the ratios above 0 that a verdict depends on, at least one; else ValueError.
+        seconds: budget; at least 9 pairs are timed all the same, and never more than `pairs`.
         confidence: of the interval of the median.
-
-    Raises:
-        ValueError: no bound, or one that is not above 0.
     """
     if not bounds or not all(bound > 0 for bound in bounds):
         raise ValueError(f"bounds must be ratios above 0; got {bounds}")
@@ -115,12 +104,11 @@ def settle(
     end = time.perf_counter() + seconds
     while len(timed) < pairs:
         timed.append(_pair(first, second, len(timed)))
-        if len(timed) < 9:
-            continue
         ratio = _ratio(timed, confidence)
-        if time.perf_counter() > end or all(ratio.at_least(bound) is not None for bound in bounds):
+        settled = all(ratio.at_least(bound) is not None for bound in bounds)
+        if len(timed) >= 9 and (settled or time.perf_counter() > end):
             break
-    return _ratio(timed, confidence)
+    return ratio
 
 
 def _pair(first: Callable[[], Any], second: Callable[[], Any], number: int) -> tuple[float, float]:
@@ -137,11 +125,23 @@ def _ratio(timed: list[tuple[float, float]], confidence: float) -> Ratio:
     return Ratio(statistics.median(ratios), *median_interval(ratios, confidence), len(ratios), *sides)
 
 
+def _seconds(function: Callable[[], Any]) -> float:
+    _wait_for_gpu()
+    start = time.perf_counter()
+    function()
+    _wait_for_gpu()
+    return max(time.perf_counter() - start, 1e-9)
+
+
+def _wait_for_gpu() -> None:
+    """A call that starts work on a GPU returns before the work is done."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Let torch use one thread in a block: a ratio of single threads is the same beside a busy core."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -156,30 +156,11 @@ def has_fast_bfloat16() -> bool:
 
     A processor may name the instructions and still emulate them, for example under a limit set from outside.
     """
-    import torch
-
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    a = torch.rand(256, 1024, device=device)
-    b = torch.rand(1024, 1024, device=device)
+    a, b = torch.rand(256, 1024, device=device), torch.rand(1024, 1024, device=device)
     half = a.bfloat16(), b.bfloat16()
     with one_thread():
-        ratio = settle(lambda: a @ b, lambda: half[0] @ half[1], 1.2, seconds=1)
-    return ratio.median > 1.2
-
-
-def _seconds(function: Callable[[], Any]) -> float:
-    _wait_for_gpu()
-    start = time.perf_counter()
-    function()
-    _wait_for_gpu()
-    return max(time.perf_counter() - start, 1e-9)
-
-
-def _wait_for_gpu() -> None:
-    """A call that starts work on a GPU returns before the work is done."""
-    torch = sys.modules.get("torch")  # where nothing has imported it, nothing runs on a GPU
-    if torch is not None and torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+        return settle(lambda: a @ b, lambda: half[0] @ half[1], 1.2, seconds=1).median > 1.2
 
 
 def release_memory() -> None:
@@ -204,91 +185,65 @@ class Peak:
 
 @contextmanager
 def peak_memory() -> Iterator[Peak]:
-    """Measure the peak memory of a block: of the GPU if there is one, else of this process.
+    """Measure the peak memory of a block: of the GPU if there is one, else of this process. Filled when it ends.
 
-    The peak is reset first. On Linux the kernel's own high-water mark is used (reset through
-    `/proc/self/clear_refs`); where that is not possible a thread samples the process every 5 ms.
-
-    Yields:
-        Peak: filled when the block ends.
+    On Linux the kernel's own high-water mark is used, reset first; elsewhere a thread samples the process every 5 ms.
     """
-    import torch
-
-    result = Peak()
+    result, ended = Peak(), threading.Event()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-        result.before = torch.cuda.memory_allocated()
-        try:
-            yield result
-        finally:
-            torch.cuda.synchronize()
-            result.peak = torch.cuda.max_memory_allocated()
-        return
-    if _reset_high_water_mark():
-        result.before = _status_kib("VmRSS") * 1024
-        try:
-            yield result
-        finally:
-            result.peak = _status_kib("VmHWM") * 1024
-        return
-    yield from _sampled_peak(result)
+        now, highest = torch.cuda.memory_allocated, torch.cuda.max_memory_allocated
+    elif _reset_high_water_mark():
+        now, highest = (lambda: _status("VmRSS")), (lambda: _status("VmHWM"))
+    else:
+        now = highest = lambda: psutil.Process().memory_info().rss
+    result.before = now()
+
+    def sample() -> None:
+        while not ended.wait(0.005):
+            result.peak = max(result.peak, now())
+
+    sampler = threading.Thread(target=sample, daemon=True)
+    if now is highest:
+        sampler.start()
+    try:
+        yield result
+    finally:
+        ended.set()
+        if now is highest:
+            sampler.join()
+        _wait_for_gpu()
+        result.peak = max(result.peak, highest())
 
 
 def _reset_high_water_mark() -> bool:
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _status_kib("VmHWM") > 0
+        return _status("VmHWM") > 0
     except (OSError, StopIteration):
         return False
 
 
-def _status_kib(field: str) -> int:
+def _status(field: str) -> int:
+    """Bytes of a field that the kernel gives in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field + ":")).split()[1])
-
-
-def _sampled_peak(result: Peak) -> Iterator[Peak]:
-    import threading
-
-    process, done = psutil.Process(), threading.Event()
-    result.before = result.peak = process.memory_info().rss
-
-    def sample() -> None:
-        while not done.wait(0.005):
-            result.peak = max(result.peak, process.memory_info().rss)
-
-    sampler = threading.Thread(target=sample, daemon=True)
-    sampler.start()
-    try:
-        yield result
-    finally:
-        done.set()
-        sampler.join()
-        result.peak = max(result.peak, process.memory_info().rss)
+    return int(next(line for line in lines if line.startswith(field + ":")).split()[1]) * 1024
 
 
 def size_on_disk(path: str | Path) -> int:
-    """Bytes of a file, or of all files below a folder.
-
-    Raises:
-        FileNotFoundError: nothing is there.
-    """
+    """Bytes of a file, or of all files below a folder. Raises FileNotFoundError."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"nothing to measure: {path.name!r} does not exist")
-    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(os.path.getsize(file) for file in files)
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
 
 
 @dataclass(frozen=True)
 class Perplexity:
-    """Perplexity of a model on a text: exp of the mean negative log-likelihood of a token.
+    """Perplexity of a model on a text: exp of the mean negative log-likelihood of the `tokens` predicted tokens.
 
-    Attributes:
-        value: the perplexity.
-        tokens: how many tokens were predicted.
-        text: the first characters of the text, so that the number names what it was measured on.
+    `text` is the beginning of the text, so that the number names what it was measured on.
     """
 
     value: float
@@ -300,24 +255,16 @@ class Perplexity:
 
 
 def perplexity(model: Any, tokenizer: Any, text: str, window: int = 512, stride: int = 256) -> Perplexity:
-    """Perplexity of a causal language model on a text, with a sliding window.
+    """Perplexity of a transformers causal language model on a text, with a sliding window.
 
-    Each window sees up to `window` tokens and is scored only on those that earlier windows have not scored, so no
-    token counts twice, and each window weighs by the number of tokens that it scores. A window's first token has
-    nothing before it: the text's first is never scored, nor is, with `stride == window`, that of any window.
+    Each window sees up to `window` tokens, `stride` further on than the one before, and is scored only on those that
+    earlier windows have not scored, so no token counts twice, and each window weighs by the number of tokens that it
+    scores. A window's first token has nothing before it: the text's first is never scored, nor is, with
+    `stride == window`, that of any window.
 
-    Args:
-        model: a transformers causal language model.
-        tokenizer: its tokenizer.
-        text: at least two tokens long.
-        window: tokens a window holds; at most what the model can read.
-        stride: tokens from one window to the next, at most `window`.
-
-    Raises:
-        ValueError: the text is shorter than two tokens, or window and stride do not fit.
+    Raises ValueError for a text of less than two tokens, a window longer than the model reads, or a stride that leaves
+    tokens out.
     """
-    import torch
-
     if not 1 <= stride <= window:
         raise ValueError(f"stride must be from 1 to window ({window}); got {stride}")
     limit = getattr(model.config, "max_position_embeddings", window)
