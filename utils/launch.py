@@ -5,7 +5,6 @@ PyTorch's own launcher `torchrun`, and returns what the four calls returned, in 
 use NCCL and one GPU each where there are as many GPUs as processes, else gloo and the CPU. They never outlive the call.
 """
 
-import contextlib
 import faulthandler
 import inspect
 import json
@@ -17,8 +16,8 @@ import subprocess
 import symtable
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ import psutil
 import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed
+from torch.distributed.elastic.multiprocessing.errors import record
 
 from utils.errors import CourseError
 
@@ -35,7 +35,7 @@ Result = dict[str, Any]
 
 
 class LaunchError(CourseError, RuntimeError):
-    """A process failed or took too long. The message is one line; the note shows what all of them wrote."""
+    """A process failed or took too long. The message is one line; the notes show what all of them wrote."""
 
 
 def run(
@@ -62,10 +62,11 @@ def run(
         raise ValueError(f"timeout must be more than 0 seconds; got {timeout!r}")
     meet = ["--standalone"] if port is None else ["--master-addr=127.0.0.1", f"--master-port={_free(port)}"]
     with tempfile.TemporaryDirectory(prefix="launch-") as name:
-        folder, log = Path(name), Path(name, "log")
-        Path(folder, "worker.py").write_text(script(worker, **arguments), encoding="utf-8")
+        folder = Path(name)
+        program, log = folder / "worker.py", folder / "log"
+        program.write_text(script(worker, **arguments), encoding="utf-8")
         command = [sys.executable, "-m", "torch.distributed.run", *meet, "--local-addr=127.0.0.1"]
-        command += [f"--nproc-per-node={processes}", "--redirects=3", f"--log-dir={folder}", str(folder / "worker.py")]
+        command += [f"--nproc-per-node={processes}", "--redirects=3", f"--log-dir={folder}", str(program)]
         options = {"env": _environment(processes, folder, timeout), "stderr": subprocess.STDOUT}
         with log.open("wb") as stream:
             torchrun = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, **options)
@@ -77,20 +78,20 @@ def run(
             _end(torchrun)
         if code != 0:
             error = LaunchError(_problem(folder, processes, timeout if code is None else None))
-            for text in [_text(log), *(_written(folder, rank, "stderr") for rank in range(processes))]:
+            for text in [_text(log), *(_written(folder, rank, "stderr.log") for rank in range(processes))]:
                 error.add_note(text[-2000:])
             raise error
         for rank in range(processes):
-            for line in _written(folder, rank, "stdout").splitlines():
+            for line in _written(folder, rank, "stdout.log").splitlines():
                 print(f"[rank {rank}] {line}")
-        return [_read(folder / f"{rank}.json") | load_file(folder / f"{rank}.safetensors") for rank in range(processes)]
+        results = [(folder / f"{rank}.json", folder / f"{rank}.safetensors") for rank in range(processes)]
+        return [json.loads(_text(rest)) | load_file(tensors) for rest, tensors in results]
 
 
 def script(worker: Callable[..., Result], **arguments: Any) -> str:
     """The program that each process runs: the worker, all that it uses, and one call.
 
-    Raises:
-        ValueError: the worker or something that it uses cannot be written down as code.
+    Raises ValueError where the worker or something that it uses cannot be written down as code.
     """
     parts: dict[str, str] = {}
     _write_down(worker.__name__, worker, worker, parts)
@@ -102,24 +103,20 @@ def script(worker: Callable[..., Result], **arguments: Any) -> str:
     return "\n\n\n".join(["\n".join([*sorted(imports), "from utils import launch"]), *code, call]) + "\n"
 
 
+@record  # an error is written where torchrun and `_problem` look for it
 def work(worker: Callable[..., Result], arguments: dict[str, Any]) -> None:
     """Inside a started process: join the others, call the worker, leave its result for `run`."""
-    rank, folder = int(os.environ["RANK"]), Path(os.environ["LAUNCH_FOLDER"])
+    result_file = Path(os.environ["LAUNCH_FOLDER"], os.environ["RANK"])
     # Even if the notebook is killed, no process outlives its time.
     faulthandler.dump_traceback_later(float(os.environ["LAUNCH_TIMEOUT"]), exit=True)
-    try:
-        if torch.cuda.is_available():  # `run` hides the GPUs if there are too few
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        result = worker(**arguments)
-        tensors = {key: value.detach().cpu().contiguous() for key, value in result.items() if torch.is_tensor(value)}
-        save_file(tensors, folder / f"{rank}.safetensors")
-        rest = {key: value for key, value in result.items() if key not in tensors}
-        Path(folder, f"{rank}.json").write_text(json.dumps(rest), encoding="utf-8")
-    except Exception as error:
-        about = {"time": time.time(), "error": f"{type(error).__name__}: {error}"}
-        Path(folder, f"{rank}.error").write_text(json.dumps(about), encoding="utf-8")
-        raise
+    if torch.cuda.is_available():  # `run` hides the GPUs if there are too few
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    result = worker(**arguments)
+    tensors = {key: value.detach().cpu().contiguous() for key, value in result.items() if torch.is_tensor(value)}
+    save_file(tensors, result_file.with_suffix(".safetensors"))
+    rest = {key: value for key, value in result.items() if key not in tensors}
+    result_file.with_suffix(".json").write_text(json.dumps(rest), encoding="utf-8")
     distributed.destroy_process_group()
 
 
@@ -128,20 +125,20 @@ def _write_down(name: str, thing: Any, worker: Callable, parts: dict[str, str]) 
     if name in parts:
         return
     home, own_name = getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)
+    renamed = f" as {name}" if name != (own_name or getattr(thing, "__name__", name)) else ""
     if inspect.ismodule(thing):
-        parts[name] = f"import {thing.__name__}" + (f" as {name}" if name != thing.__name__ else "")
+        parts[name] = f"import {thing.__name__}{renamed}"
     elif home is None or own_name is None:
         parts[name] = f"{name} = {_literal(name, thing)}"
     elif home != worker.__module__:
         if getattr(sys.modules.get(home), own_name, None) is not thing:
             raise ValueError(f"{name} cannot be imported by that name: use it through its module, as in module.{name}")
-        parts[name] = f"from {home} import {own_name}" + (f" as {name}" if name != own_name else "")
+        parts[name] = f"from {home} import {own_name}{renamed}"
     else:
         parts[name] = ""  # it may use itself
         source = _source(thing)
-        for used in sorted(_globals(source) - {name}):
-            if used in worker.__globals__:
-                _write_down(used, worker.__globals__[used], worker, parts)
+        for used in sorted(_globals(source) & worker.__globals__.keys()):
+            _write_down(used, worker.__globals__[used], worker, parts)
         parts[name] = parts.pop(name) or source.rstrip()
 
 
@@ -150,9 +147,9 @@ def _source(thing: Any) -> str:
     try:
         if not inspect.isclass(thing):
             return inspect.getsource(thing)
-        method = next(value for value in vars(thing).values() if inspect.isfunction(value))
-        lines = linecache.getlines(method.__code__.co_filename)
-        start = max(n for n in range(method.__code__.co_firstlineno) if lines[n].startswith(f"class {thing.__name__}"))
+        method = next(value for value in vars(thing).values() if inspect.isfunction(value)).__code__
+        lines = linecache.getlines(method.co_filename)
+        start = max(n for n in range(method.co_firstlineno) if lines[n].startswith(f"class {thing.__name__}"))
         return "".join(inspect.getblock(lines[start:]))
     except (OSError, TypeError, StopIteration, ValueError):
         raise ValueError(f"the source of {thing.__name__} cannot be found: write it as a def in a cell") from None
@@ -161,8 +158,7 @@ def _source(thing: Any) -> str:
 def _globals(source: str) -> set[str]:
     """Names that a piece of code takes from outside."""
     tables, names = [symtable.symtable(source, "cell", "exec")], set()
-    while tables:
-        table = tables.pop()
+    for table in tables:  # grows while it is read
         outside = table.get_type() == "module"
         names |= {s.get_name() for s in table.get_symbols() if s.is_referenced() and (outside or s.is_global())}
         tables += table.get_children()
@@ -195,8 +191,7 @@ def _environment(processes: int, folder: Path, timeout: float) -> dict[str, str]
     loopback = next((name for name, found in addresses if any(a.address == "127.0.0.1" for a in found)), None)
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     ours = {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    ours |= {"PYTHONIOENCODING": "utf-8"}  # as `_text` reads what they print
-    ours |= {"LAUNCH_FOLDER": str(folder), "LAUNCH_TIMEOUT": str(timeout)}
+    ours |= {"PYTHONIOENCODING": "utf-8", "LAUNCH_FOLDER": str(folder), "LAUNCH_TIMEOUT": str(timeout)}
     ours |= {"GLOO_SOCKET_IFNAME": loopback} if loopback else {}
     ours |= {"CUDA_VISIBLE_DEVICES": ""} if torch.cuda.device_count() < processes else {}
     return os.environ | ours
@@ -209,7 +204,7 @@ def _end(torchrun: subprocess.Popen) -> None:
         parent.suspend()  # so that it starts no other
         family = [*parent.children(recursive=True), parent]
         for process in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess):
                 process.kill()
         psutil.wait_procs(family, timeout=10)
     torchrun.wait()
@@ -217,30 +212,25 @@ def _end(torchrun: subprocess.Popen) -> None:
 
 def _problem(folder: Path, processes: int, timeout: float | None) -> str:
     """One line about what went wrong: which rank failed first, and the last line of its error."""
-    errors = {int(path.stem): _read(path) for path in folder.glob("*.error")}
+    files = sorted(folder.glob("*/attempt_0/*/error.json"), key=lambda file: file.stat().st_mtime_ns)
+    errors = {int(file.parent.name): json.loads(_text(file))["message"]["message"] for file in files}
     codes = {int(rank): int(code) for rank, code in EXIT_CODE.findall(_text(folder / "log"))}
-    silent = {rank: code for rank, code in codes.items() if rank not in errors and code != -15}  # -15: by torchrun
+    silent = sorted(rank for rank, code in codes.items() if rank not in errors and code != -15)  # -15: by torchrun
     if silent:
-        rank = min(silent)
-        last = _written(folder, rank, "stderr").strip().splitlines()[-1:]
-        return f"rank {rank} of {processes} ended with exit code {silent[rank]}: {last[0] if last else 'no message'}"
-    if errors:
-        rank = min(errors, key=lambda rank: errors[rank]["time"])  # the others fail because this one is gone
-        return f"rank {rank} of {processes} failed: {errors[rank]['error'].strip().splitlines()[-1]}"
+        last = _written(folder, silent[0], "stderr.log").strip().splitlines() or ["no message"]
+        return f"rank {silent[0]} of {processes} ended with exit code {codes[silent[0]]}: {last[-1]}"
+    for rank, error in errors.items():  # the first; the others fail because this one is gone
+        return f"rank {rank} of {processes} failed: {error.strip().splitlines()[-1]}"
     if timeout is not None:
         missing = ", ".join(str(rank) for rank in range(processes) if not Path(folder, f"{rank}.json").exists())
         return f"no result within {timeout:g} s from rank {missing}; all {processes} processes are ended"
     return f"torchrun failed: {(_text(folder / 'log').strip() or 'it wrote nothing').splitlines()[-1]}"
 
 
-def _written(folder: Path, rank: int, stream: str) -> str:
-    """What a rank wrote to "stdout" or "stderr"."""
-    return "".join(_text(path) for path in folder.glob(f"*/attempt_0/{rank}/{stream}.log"))
+def _written(folder: Path, rank: int, file: str) -> str:
+    """What a rank wrote to "stdout.log" or "stderr.log"."""
+    return "".join(_text(path) for path in folder.glob(f"*/attempt_0/{rank}/{file}"))
 
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace")
-
-
-def _read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
