@@ -16,36 +16,17 @@ import itertools
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-LABELS = {  # chapter of ICD-10-CM: the word that stands for it
-    1: "infection",
-    2: "cancer",
-    3: "blood",
-    4: "hormones",
-    5: "mental",
-    6: "nerves",
-    7: "eye",
-    8: "ear",
-    9: "heart",
-    10: "lungs",
-    11: "digestion",
-    12: "skin",
-    13: "bones",
-    14: "kidney",
-    15: "pregnancy",
-    16: "newborn",
-    17: "congenital",
-    18: "symptoms",
-    19: "injury",
-    20: "accident",
-    21: "health",
-}
+WORDS = ("infection", "cancer", "blood", "hormones", "mental", "nerves", "eye", "ear", "heart", "lungs", "digestion",
+         "skin", "bones", "kidney", "pregnancy", "newborn", "congenital", "symptoms", "injury", "accident",
+         "health")  # fmt: skip
+LABELS = dict(enumerate(WORDS, 1))  # chapter of ICD-10-CM: the word that stands for it
 PROMPT = "{text}\nField:"
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10  # of the families of a chapter
 TEST_EACH, VALIDATION_EACH = 30, 10  # diagnoses of a chapter
@@ -97,32 +78,9 @@ class Score:
         return f"{self.accuracy:.1%} (95 % interval {self.low:.1%} to {self.high:.1%})"
 
 
-def _order(key: str) -> bytes:
-    """A fixed shuffle: the same on every machine, and not moved when other entries come or go."""
-    return hashlib.sha256(key.encode()).digest()
-
-
 @functools.cache
-def chapters() -> dict[int, str]:
-    """Official title of each of the 21 chapters, by number."""
-    import simple_icd_10_cm as icd
-
-    return {number: icd.get_description(str(number)) for number in LABELS}
-
-
-def everything() -> tuple[Diagnosis, ...]:
-    """All diagnoses of the 21 chapters, in the order of the catalog, about 74,700; read once in a process."""
-    return _catalog()[0]
-
-
-def synonyms() -> tuple[Diagnosis, ...]:
-    """Other names that the catalog lists below its codes, such as "Common migraine" below G43.0; about 12,500."""
-    return _catalog()[1]
-
-
-@functools.cache
-def _catalog() -> tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...]]:
-    """Diagnoses and synonyms. The package's own tree of the catalog is large, and not kept."""
+def catalog() -> tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...]]:
+    """About 74,700 diagnoses of the 21 chapters, and 12,500 other names that stand below a code ("Common migraine")."""
     import simple_icd_10_cm as icd  # takes about two seconds: it parses the whole catalog
 
     rows, names, chapter = [], [], None
@@ -134,7 +92,7 @@ def _catalog() -> tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...]]:
             if icd.is_leaf(code):
                 rows.append(Diagnosis(code, icd.get_description(code), chapter))
     for module in [name for name in sys.modules if name.partition(".")[0] == icd.__name__]:
-        del sys.modules[module]
+        del sys.modules[module]  # its own tree of the catalog is large
     return tuple(rows), tuple(names)
 
 
@@ -142,16 +100,13 @@ def _catalog() -> tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...]]:
 def split(train_each: int = 300) -> Split:
     """The task's three sets. Validation and test never change; `train_each` only lengthens the training set.
 
-    Test and validation hold diagnoses, 30 and 10 a chapter. Training rows are diagnoses and synonyms. Each set takes
+    Test and validation hold diagnoses, 30 and 10 a chapter. Training rows are diagnoses and other names. Each set takes
     the families of a chapter in turn, so that no family fills it, and is as balanced as the catalog allows: small
-    chapters may have fewer than `train_each` rows.
-
-    Raises:
-        ValueError: `train_each` is below 1.
+    chapters may have fewer than `train_each` rows, which is 1 or more (else ValueError).
     """
     if train_each < 1:
         raise ValueError(f"train_each must be 1 or more diagnoses a chapter; got {train_each}")
-    diagnoses, all_names = _by_family(everything()), _by_family((*everything(), *synonyms()))
+    diagnoses, all_names = _by_family(catalog()[0]), _by_family(itertools.chain(*catalog()))
     sides: dict[str, list[Diagnosis]] = {"test": [], "validation": [], "train": []}
     taken: set[str] = set()
     for side in sides:  # test first: what it takes, no other set may hold
@@ -169,6 +124,11 @@ def split(train_each: int = 300) -> Split:
     check_split(found.train, found.validation)
     check_split((*found.train, *found.validation), found.test)
     return found
+
+
+def _order(key: str) -> bytes:
+    """A fixed shuffle: the same on every machine, and not moved when other entries come or go."""
+    return hashlib.sha256(key.encode()).digest()
 
 
 def _by_family(rows: Iterable[Diagnosis]) -> dict[int, dict[str, list[Diagnosis]]]:
@@ -194,11 +154,7 @@ def _in_turn(families: list[list[Diagnosis]], size: int, taken: set[str]) -> lis
 
 
 def check_rows(rows: Sequence[Diagnosis]) -> None:
-    """Make sure that there are rows, and that each has words and a chapter.
-
-    Raises:
-        ValueError: there is none, a row without text, or one without one of the 21 chapters; the message names it.
-    """
+    """Make sure that there are rows, and that each has words and a chapter; else a ValueError names it."""
     if not rows:
         raise ValueError("no diagnoses: at least one is needed")
     for place, row in enumerate(rows):
@@ -212,11 +168,7 @@ def check_rows(rows: Sequence[Diagnosis]) -> None:
 
 
 def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
-    """Make sure that two sets share no code, no family and no text.
-
-    Raises:
-        ValueError: they do, or a row is not labeled; the message names one example.
-    """
+    """Make sure that two labeled sets share no code, no family and no text; else a ValueError names an example."""
     check_rows(train)
     check_rows(test)
     for what, key in (
@@ -225,8 +177,7 @@ def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
         ("text", lambda row: row.text.casefold()),
     ):
         seen = {key(row) for row in train}
-        shared = [row for row in test if key(row) in seen]
-        if shared:
+        if shared := [row for row in test if key(row) in seen]:
             raise ValueError(
                 f"{len(shared)} test rows share their {what} with the training set, such as {shared[0].code} "
                 f"({shared[0].text!r}): remove them from training, or the score means nothing"
@@ -234,12 +185,8 @@ def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
 
 
 def label_ids(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Token id of each chapter's word with a space before it. Shape: (21,).
-
-    Raises:
-        ValueError: a word is more than one token for this tokenizer.
-    """
-    ids = {word: tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in LABELS.values()}
+    """Token id of each chapter's word with a space before it. Shape: (21,). ValueError if a word is several tokens."""
+    ids = {word: tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in WORDS}
     if long := [word for word, tokens in ids.items() if len(tokens) != 1]:
         raise ValueError(f"each label must be one token; for this tokenizer these are more: {', '.join(long)}")
     return torch.tensor([tokens[0] for tokens in ids.values()])
@@ -248,10 +195,9 @@ def label_ids(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
 def encode(
     rows: Sequence[Diagnosis], tokenizer: PreTrainedTokenizerBase, prompt: str = PROMPT
 ) -> list[tuple[list[int], int]]:
-    """Token ids of each row's prompt, and its label as an index into `label_ids` (0 for chapter 1).
+    """Token ids of each labeled row's prompt, and its label as an index into `label_ids` (0 for chapter 1).
 
-    Raises:
-        ValueError: a row is not labeled, or the prompt has no place for the text.
+    Raises ValueError as `check_rows`, and for a prompt without a place for the text.
     """
     check_rows(rows)
     if "{text}" not in prompt:
@@ -265,32 +211,24 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Batches of examples of nearly the same length, so that hardly anything is padding.
 
-    A batch has `size` examples, or fewer if they are longer than 24 tokens, which bounds the memory of a step.
-    Yields ids (batch, tokens), padded with 0 on the right, where a causal model cannot see it; lengths (batch,); and
-    labels (batch,). With a seed, every batch draws from its own length and the batches come in random order; without
-    one, the shortest come first.
-
-    Raises:
-        ValueError: `size` is below 1.
+    A batch has `size` examples, 1 or more (else ValueError), but fewer if they are longer than 24 tokens, which bounds
+    the memory of a step. Yields ids (batch, tokens), padded with 0 on the right, where a causal model cannot see it;
+    lengths (batch,); and labels (batch,). With a seed, every batch draws from its own length and the batches come in
+    random order; without one, the shortest come first.
     """
     if size < 1:
         raise ValueError(f"a batch holds 1 or more examples; got {size}")
-    order = np.random.default_rng(seed).permutation(len(examples)) if seed is not None else range(len(examples))
-    order = sorted(order, key=lambda i: len(examples[i][0]))  # stable: equal lengths stay shuffled
+    shuffled = (lambda n: np.random.default_rng(seed).permutation(n)) if seed is not None else range
+    order = sorted(shuffled(len(examples)), key=lambda i: len(examples[i][0]))  # stable: equal lengths stay shuffled
     groups: list[list[int]] = []
     for i in order:
         if not groups or len(groups[-1]) == size or (len(groups[-1]) + 1) * len(examples[i][0]) > size * LONG:
             groups.append([])
         groups[-1].append(i)
-    if seed is not None:
-        groups = [groups[i] for i in np.random.default_rng(seed).permutation(len(groups))]
-    for group in groups:
+    for group in (groups[i] for i in shuffled(len(groups))):
         rows = [torch.tensor(examples[i][0]) for i in group]
-        yield (
-            torch.nn.utils.rnn.pad_sequence(rows, batch_first=True),
-            torch.tensor([len(row) for row in rows]),
-            torch.tensor([examples[i][1] for i in group]),
-        )
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        yield ids, torch.tensor([len(row) for row in rows]), torch.tensor([examples[i][1] for i in group])
 
 
 def label_logits(
@@ -338,7 +276,7 @@ def training(
     first tenth of the budget and falls on a line to zero, which it reaches when the budget ends: after `steps`, or
     after `seconds` of training, in which the caller's own work between two steps does not count.
 
-    Raises:
+    Raises, when the first loss is asked for:
         ValueError: not exactly one budget, a budget that is not positive, nothing to train, or as `encode`.
     """
     budget = steps if seconds is None else seconds
@@ -348,10 +286,6 @@ def training(
     if not parameters:
         raise ValueError("the model has no trainable parameters: add adapters, or let some layers require gradients")
     labels, examples = label_ids(tokenizer), encode(rows, tokenizer)
-    return _training(model, parameters, labels, examples, steps, seconds, size, rate, seed)
-
-
-def _training(model, parameters, labels, examples, steps, seconds, size, rate, seed):
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     epochs = (batches(examples, size, seed + epoch) for epoch in itertools.count())
     spent = 0.0
@@ -374,38 +308,26 @@ def _training(model, parameters, labels, examples, steps, seconds, size, rate, s
         yield value
 
 
+@torch.no_grad()
 def predict(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: Sequence[Diagnosis],
-    prompt: str = PROMPT,
-    size: int = 64,
-    watch: Callable[[list], Iterable] = iter,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Diagnosis], prompt: str = PROMPT
 ) -> list[int]:
-    """The chapter that a model gives each row: that of the label with the largest logit.
-
-    `watch` may wrap the list of batches to show progress.
-
-    Raises:
-        ValueError: as `encode` and `label_ids`.
-    """
+    """The chapter that a model gives each row: that of the label with the largest logit. ValueError as `encode`."""
     labels, examples = label_ids(tokenizer), encode(rows, tokenizer, prompt)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))  # as `batches` without a seed
     found: list[int] = []
-    training = model.training
+    was_training = model.training
     model.eval()
-    with torch.no_grad():
-        for ids, lengths, _ in watch(list(batches(examples, size))):
-            found += (label_logits(model, ids, lengths, labels).argmax(-1) + 1).tolist()
-    model.train(training)
+    for ids, lengths, _ in batches(examples, 64):
+        found += (label_logits(model, ids, lengths, labels).argmax(-1) + 1).tolist()
+    model.train(was_training)
     return [chapter for _, chapter in sorted(zip(order, found, strict=True))]
 
 
-def score(rows: Sequence[Diagnosis], predicted: Sequence[int], draws: int = 1000, seed: int = 0) -> Score:
+def score(rows: Sequence[Diagnosis], predicted: Sequence[int]) -> Score:
     """Macro accuracy of predicted chapters, with a bootstrap interval over families within each chapter.
 
-    Raises:
-        ValueError: a row is not labeled, or there are not as many predictions as rows.
+    Raises ValueError as `check_rows`, and where there are not as many predictions as rows.
     """
     check_rows(rows)
     if len(predicted) != len(rows):
@@ -413,12 +335,11 @@ def score(rows: Sequence[Diagnosis], predicted: Sequence[int], draws: int = 1000
     hits: dict[int, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for row, chapter in zip(rows, predicted, strict=True):
         hits[row.chapter][row.family].append(chapter == row.chapter)
-    generator, by_chapter, drawn = np.random.default_rng(seed), {}, []
+    generator, by_chapter, drawn = np.random.default_rng(0), {}, []
     for chapter, families in sorted(hits.items()):
-        right = np.array([sum(family) for family in families.values()])
-        total = np.array([len(family) for family in families.values()])
+        right, total = np.array([(sum(family), len(family)) for family in families.values()]).T
         by_chapter[chapter] = float(right.sum() / total.sum())
-        picks = generator.integers(len(right), size=(draws, len(right)))
+        picks = generator.integers(len(right), size=(1000, len(right)))
         drawn.append(right[picks].sum(1) / total[picks].sum(1))
     low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
     return Score(float(np.mean(list(by_chapter.values()))), float(low), float(high), by_chapter, tuple(predicted))
@@ -427,6 +348,5 @@ def score(rows: Sequence[Diagnosis], predicted: Sequence[int], draws: int = 1000
 def majority(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> Score:
     """Score of always answering the chapter that is most frequent in training (the lowest number, if several are)."""
     check_rows(train)
-    counts = Counter(row.chapter for row in train)
-    most = min(counts, key=lambda chapter: (-counts[chapter], chapter))
-    return score(test, [most] * len(test))
+    counts = Counter(sorted(row.chapter for row in train))
+    return score(test, [counts.most_common(1)[0][0]] * len(test))
