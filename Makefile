@@ -7,7 +7,7 @@
 #   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course handouts slides check test outputs steady lab bench publish clean
+.PHONY: help setup course handouts slides site check test outputs steady lab bench publish clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
@@ -23,6 +23,7 @@ help:
 	@echo "  make course    run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
 	@echo "  make handouts  pages and a book to print, from the saved outputs, with and without solutions (ONLY=05,07)"
 	@echo "  make slides    a deck for each part of the course (ONLY=1,3)"
+	@echo "  make site      the website, with handouts and slides, in build/site/html (PDF=1: handouts as PDF, too)"
 	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook, no browser"
 	@echo "  make test      run all tests, the notebooks' outputs included"
 	@echo "  make outputs   run every notebook and compare its outputs, nothing else"
@@ -47,6 +48,9 @@ handouts: setup
 
 slides: setup
 	@"$(COURSE_PYTHON)" -m tools slides $(if $(ONLY),--only "$(ONLY)")
+
+site: setup
+	@"$(COURSE_PYTHON)" -m tools.website $(if $(PDF),--pdf) $(if $(LANGUAGE),--language "$(LANGUAGE)")
 
 check: setup
 	@"$(COURSE_PYTHON)" $(PYTEST) -m "not slow" tests

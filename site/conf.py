@@ -1,0 +1,49 @@
+"""The website's configuration. `python -m tools.website` prepares what Sphinx reads and starts it with this file."""
+
+from pathlib import Path
+
+from utils import course
+
+HERE = Path(__file__).parent
+SETTINGS = course.settings()
+
+project = "DeepSeek by the Numbers"
+author = "the course's authors"
+copyright = "text and figures CC BY 4.0, code Apache 2.0"
+language = "en"
+locale_dirs = [str(HERE / "locale")]
+gettext_compact = False
+gettext_uuid = False
+
+extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton", "tools.website.extension"]
+suppress_warnings = ["myst.header"]  # a section may begin two levels down
+nb_execution_mode = "off"
+nb_merge_streams = True
+nb_render_text_lexer = "none"  # what a cell prints is no code
+nb_ipywidgets_js = {}  # no script from a network
+myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
+myst_heading_anchors = 3
+
+templates_path = [str(HERE / "_templates")]
+html_static_path = [str(HERE / "_static")]
+html_css_files = ["course.css"]
+html_math_renderer = "mathml"
+html_theme = "sphinx_book_theme"
+html_title = project
+html_show_sphinx = False
+html_last_updated_fmt = None
+html_context = {"default_mode": "auto"}
+html_theme_options = {
+    "navbar_persistent": [],  # the search stands in the sidebar
+    "show_toc_level": 1,
+    "navigation_with_keys": False,
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+if not SETTINGS["repository"].startswith("OWNER/"):  # until it has an address, no button leads into nothing
+    html_theme_options |= {
+        "repository_url": f"{course.HOST}/{SETTINGS['repository']}",
+        "repository_branch": SETTINGS["tag"],
+        "launch_buttons": {"colab_url": "https://colab.research.google.com"},
+        "use_repository_button": True,
+    }

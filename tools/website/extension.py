@@ -1,0 +1,111 @@
+"""What the course adds to Sphinx: formulas as MathML, words that show their meaning, alt texts, pages to print."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
+from sphinx.writers.html5 import HTML5Translator
+
+from tools.website import prints
+from tools.website.sources import GLOSSARY
+from utils import languages
+
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Sphinx calls this."""
+    app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
+    app.connect("doctree-read", _give_alt_texts)
+    app.connect("doctree-resolved", _explain_words)
+    app.connect("html-page-context", prints.keep_body)
+    app.connect("build-finished", prints.write_pages)
+    return {"parallel_read_safe": True, "parallel_write_safe": False}
+
+
+# Formulas need no script and no font file.
+
+
+def mathml(latex: str, display: str) -> str:
+    """A formula as MathML.
+
+    Raises:
+        ValueError: the converter cannot read all of it.
+    """
+    # The converter knows `split`, which means the same as `aligned`.
+    found = convert(latex.strip().replace("{aligned}", "{split}"), display=display)
+    if "\\" in re.sub("<[^>]+>", "", found):
+        raise ValueError(f"no MathML for {latex!r}")
+    return found
+
+
+def _inline_math(writer: HTML5Translator, node: nodes.math) -> None:
+    writer.body.append(mathml(node.astext(), "inline") + "\N{WORD JOINER}")  # a comma stays with its formula
+    raise nodes.SkipNode
+
+
+def _block_math(writer: HTML5Translator, node: nodes.math_block) -> None:
+    writer.body.append(writer.starttag(node, "div", CLASS="math", tabindex="0"))
+    writer.body.append(mathml(node.astext(), "block") + "</div>")
+    raise nodes.SkipNode
+
+
+# A saved picture carries its alt text beside itself.
+
+
+def _give_alt_texts(app: Sphinx, doctree: nodes.document) -> None:
+    path = Path(app.env.doc2path(app.env.docname))
+    if path.suffix != ".ipynb":
+        return
+    alts = {}
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if picture := output.get("data", {}).get("image/png"):
+                name = hashlib.sha256(base64.b64decode(picture)).hexdigest()
+                alts[name] = output.metadata.get("image/png", {}).get("alt") or output.metadata.get("alt", "")
+    for image in doctree.findall(nodes.image):
+        if alt := alts.get(Path(image["uri"]).stem):
+            image["alt"] = " ".join(alt.split())
+
+
+# A word of the glossary shows its meaning where a chapter links to it, and where a chapter that treats it first says it.
+
+
+def _explain_words(app: Sphinx, doctree: nodes.document, docname: str) -> None:
+    if not docname.startswith("notebooks/"):
+        return
+    meanings = {term.anchor: term.definition for term in languages.glossary()}
+    home = app.builder.get_relative_uri(docname, GLOSSARY) + "#"
+    number = docname.removeprefix("notebooks/")[:2]
+    for term in languages.glossary():
+        if number in term.chapters:
+            _link_first(doctree, term.term, home + term.anchor)
+    for link in list(doctree.findall(nodes.reference)):
+        uri = link.get("refuri", "")
+        if uri.startswith(home) and uri.removeprefix(home) in meanings:
+            link.replace_self(nodes.abbreviation("", "", link.deepcopy(), explanation=meanings[uri.removeprefix(home)]))
+
+
+def _link_first(doctree: nodes.document, word: str, uri: str) -> None:
+    """Link the first place where running text says a word."""
+    pattern = re.compile(rf"\b{re.escape(word)}s?\b", re.IGNORECASE)
+    for text in _running_text(doctree):
+        if found := pattern.search(text):
+            start, end = found.span()
+            link = nodes.reference("", text[start:end], refuri=uri, internal=True)
+            pieces = [nodes.Text(text[:start]), link, nodes.Text(text[end:])]
+            text.parent.replace(text, [piece for piece in pieces if piece.astext()])
+            return
+
+
+def _running_text(doctree: nodes.document) -> Iterator[nodes.Text]:
+    for paragraph in doctree.findall(nodes.paragraph):
+        for text in list(paragraph.findall(nodes.Text)):
+            if isinstance(text.parent, (nodes.paragraph, nodes.emphasis, nodes.strong)):
+                yield text

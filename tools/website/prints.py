@@ -1,0 +1,160 @@
+"""Pages to print, from what Sphinx made of the chapters: blank with room for answers, filled with the solutions."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psutil
+from sphinx.application import Sphinx
+
+from tools.website.sources import GLOSSARY, VARIANTS, prints
+from utils import files
+from utils.errors import CourseError
+
+PDF_SECONDS = 180  # what the browser may take for one file
+BROWSERS = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge"),
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+)
+QUIET = (
+    *("--headless", "--disable-gpu", "--disable-extensions", "--disable-dev-shm-usage", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--no-pdf-header-footer", "--generate-pdf-document-outline"),
+)
+Values = dict[str, Any]
+
+
+class BrowserError(CourseError, RuntimeError):
+    """No Chromium is installed, or it did not print a page."""
+
+
+# ------------------------------------------------------------------------------------------------------------ HTML
+
+
+def keep_body(app: Sphinx, pagename: str, templatename: str, context: Values, doctree: Any) -> None:
+    """Keep what Sphinx wrote of a chapter or the glossary, until all are there."""
+    if doctree is not None and (pagename.startswith("notebooks/") or pagename == GLOSSARY):
+        vars(app).setdefault("course_bodies", {})[pagename] = context["body"]
+
+
+def write_pages(app: Sphinx, exception: Exception | None) -> None:
+    """Write the pages to print, when Sphinx is done: each chapter and the book, in both variants."""
+    bodies = vars(app).get("course_bodies", {})
+    book: dict[str, list[Values]] = {variant: [] for variant in VARIANTS}
+    titles = prints()
+
+    def write(name: str, title: str, variant: str, sections: list[Values]) -> None:
+        values = {"title": title, "variant": variant, "sections": sections, "language": app.config.language}
+        page = app.builder.templates.render("print.html", values)
+        files.write(app.outdir / "print" / f"{name}-{variant}.html", page)
+
+    for name in sorted(bodies, key=lambda name: (name == GLOSSARY, name)):
+        stem = name.rpartition("/")[2]
+        body = _part_of_a_longer_page(bodies[name], stem)
+        for variant, sections in book.items():
+            printed = _blank(body) if variant == "blank" else _filled(body)
+            sections.append({"id": f"c-{stem[:2]}", "title": titles.get(stem, "Glossary"), "body": printed})
+            if stem in titles:  # a chapter also stands alone; there, links to others lead nowhere
+                alone = re.sub(rf'<a [^>]*href="#(?!{stem}--)[^>]*>(.*?)</a>', r"\1", printed, flags=re.DOTALL)
+                write(stem, titles[stem], variant, [sections[-1] | {"body": alone}])
+    if len(book["blank"]) == len(titles):  # nothing was left as it was
+        for variant, sections in book.items():
+            write("book", app.config.project, variant, sections)
+
+
+# Attributes are the only places where these patterns meet a quotation mark: Sphinx writes those of texts as &quot;.
+
+
+def _part_of_a_longer_page(body: str, stem: str) -> str:
+    """A page's ids as its own, and its links as links within the longer page."""
+
+    def link(found: re.Match[str]) -> str:
+        page, _, part = found[1].partition("#")
+        target = Path(page).stem or stem
+        return f'href="#{target}--{part}"' if part else f'href="#c-{target[:2]}"'
+
+    body = re.sub(r'<a class="headerlink".*?</a>|<svg .*?</svg>', "", body, flags=re.DOTALL)
+    body = re.sub(r'\bid="', f'id="{stem}--', body)
+    return re.sub(r'href="(?!\w+:)([^"]*)"', link, body)
+
+
+def _filled(body: str) -> str:
+    return re.sub(r"<details(?! lang)", "<details open", _without(body, "hint"))
+
+
+def _blank(body: str) -> str:
+    return _without(_without(body, "hint"), "(?:solution|hide)")
+
+
+def _without(body: str, kind: str) -> str:
+    return re.sub(rf'<details class="[^"]*\b{kind}\b.*?</details>', "", body, flags=re.DOTALL)
+
+
+# -------------------------------------------------------------------------------------------------------------- PDF
+
+
+def find_chromium() -> str:
+    """Path of an installed Chromium, Chrome or Edge; `COURSE_BROWSER` names another one.
+
+    Raises:
+        BrowserError: there is none.
+    """
+    named = os.environ.get("COURSE_BROWSER")
+    for candidate in [named] if named else BROWSERS:
+        if found := shutil.which(candidate):
+            return found
+    if named:
+        raise BrowserError(f"COURSE_BROWSER names {named}, which is no program here.")
+    raise BrowserError("no Chromium or Chrome is installed. Install one, or name it in COURSE_BROWSER.")
+
+
+def write_pdf(page: Path, browser: str, seconds: float = PDF_SECONDS) -> Path:
+    """Print an HTML file as a PDF of the same name beside it, at one stroke.
+
+    Raises:
+        BrowserError: the browser failed, or took longer than `seconds`.
+    """
+    target = page.with_suffix(".pdf")
+    draft = target.with_name(target.name + ".part")
+    with tempfile.TemporaryDirectory(prefix="course-browser-", ignore_cleanup_errors=True) as profile:
+        command = [browser, *QUIET, f"--user-data-dir={profile}", f"--print-to-pdf={draft.resolve()}"]
+        if sys.platform == "linux" and os.geteuid() == 0:
+            command.append("--no-sandbox")
+        try:
+            process = psutil.Popen(
+                [*command, page.resolve().as_uri()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            )
+            try:
+                code = process.wait(seconds)
+            finally:
+                _end(process)
+            if code or not draft.exists() or not draft.read_bytes().startswith(b"%PDF"):
+                raise BrowserError(f"{browser} printed no {target.name} (exit code {code}).")
+            draft.replace(target)
+        except psutil.TimeoutExpired:
+            raise BrowserError(f"{browser} took longer than {seconds:g} s for {target.name}.") from None
+        except OSError as error:
+            raise BrowserError(f"{browser} cannot be run: {error.strerror}.") from None
+        finally:
+            draft.unlink(missing_ok=True)
+    return target
+
+
+def _end(process: psutil.Popen) -> None:
+    """End a process and what it started."""
+    try:
+        for one in [*process.children(recursive=True), process]:
+            one.kill()
+    except psutil.NoSuchProcess:
+        pass
+    process.wait()

@@ -1,0 +1,89 @@
+"""Slides: one deck for each part of the course, of the cells that say so: View, Right Sidebar, Slide Type in JupyterLab.
+
+A cell without a type is left out. Of a long text, a slide has the beginning and what it asks; a picture or a verdict
+stands without the code and the prints around it.
+"""
+
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+from jinja2 import pass_context
+from jinja2.runtime import Context
+from nbconvert import SlidesExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode, v4
+
+from tools.website.extension import mathml
+from tools.website.sources import NOT_ON_A_PAGE, SITE, decks, parts
+from utils import files
+from utils.claims import VERDICT_MIME
+
+WORDS = 120  # of a text on one slide
+CODE_LINES, COLUMNS = 14, 104  # the most code that fits
+_CHINESE = re.compile(r"<!-- zh -->.*?<!-- /zh -->", re.DOTALL)
+
+
+class _Renderer(IPythonRenderer):
+    """Formulas need no script."""
+
+    def inline_math(self, body: str) -> str:
+        return mathml(body, "inline")
+
+    def block_math(self, body: str) -> str:
+        return mathml(body, "block")
+
+    def link(self, text: str, url: str, title: str | None = None) -> str:
+        return super().link(text, url, title) if "://" in url else text  # a deck stands alone
+
+
+class _Exporter(SlidesExporter):
+    @pass_context
+    def markdown2html(self, context: Context, source: str) -> str:
+        return MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(source)
+
+
+def slide(cell: NotebookNode) -> NotebookNode:
+    """What a slide shows of a cell."""
+    if cell.cell_type == "markdown":
+        cell.source = _beginning(NOT_ON_A_PAGE.sub("", _CHINESE.sub("", cell.source)))
+        return cell
+    shown = [o for o in cell.outputs if {"image/png", VERDICT_MIME} & o.get("data", {}).keys()]
+    lines = cell.source.splitlines()
+    if shown or len(lines) > CODE_LINES or max(map(len, lines)) > COLUMNS:
+        cell["transient"] = {"remove_source": True}
+    cell.outputs = shown or [output for output in cell.outputs if output.output_type == "stream"]
+    return cell
+
+
+def _beginning(text: str) -> str:
+    """A text's first blocks, up to 120 words, and what it asks to predict."""
+    kept, words = [], 0
+    for block in re.split(r"\n\s*\n", text.strip()):
+        words += len(block.split())
+        if words <= WORDS or not kept or block.startswith("> **Predict"):
+            kept.append(block)
+    return "\n\n".join(kept)
+
+
+def write_decks(folder: Path) -> None:
+    """Write the deck of each part, and reveal.js beside them.
+
+    Raises:
+        WriteError: the folder cannot be written.
+    """
+    template = (SITE / "slides" / "deck.html.j2").read_text(encoding="utf-8")
+    for (name, title), chapters in zip(decks().items(), parts().values(), strict=True):
+        listed = "\n".join(f"- {chapter.number} · {chapter.title}" for chapter in chapters)
+        front = v4.new_markdown_cell(f"# {title}\n\nDeepSeek by the Numbers\n\n{listed}")
+        front.metadata["slideshow"] = {"slide_type": "slide"}
+        deck = v4.new_notebook(cells=[front])
+        for chapter in chapters:
+            notebook = nbformat.read(SITE.parent / "notebooks" / chapter.file, as_version=4)
+            deck.cells += [slide(cell) for cell in notebook.cells if "slideshow" in cell.metadata]
+        resources = {"metadata": {"name": f"{title}. DeepSeek by the Numbers"}}
+        html, _ = _Exporter(raw_template=template).from_notebook_node(deck, resources)
+        files.write(folder / f"{name}.html", html)
+    shutil.copytree(SITE / "slides" / "reveal", folder / "reveal", dirs_exist_ok=True)
+    shutil.copy(SITE / "slides" / "slides.css", folder)

@@ -1,0 +1,143 @@
+"""What Sphinx reads: notebooks and pages, made ready in a folder of their own, where the links between them fit."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import nbformat
+from nbformat import NotebookNode, v4
+
+from utils import claims, course, exercises, files
+
+SITE = course.ROOT / "site"
+VARIANTS = ("blank", "filled")
+GLOSSARY = "docs/glossary"  # the page
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+NOT_ON_A_PAGE = re.compile(
+    r"^\[!\[.*open-in-colab.*$|<!-- /?\w+ -->| \(\[in Colab\]\([^)]*\)\)", re.MULTILINE
+)  # badges, the marks of generated parts, and links that the theme's buttons replace
+
+
+def plain(text: str) -> str:
+    """A text of an exercise as Markdown that shows it as it is."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", " ".join(text.split()))
+
+
+_templates = jinja2.Environment(loader=jinja2.FileSystemLoader(SITE), undefined=jinja2.StrictUndefined)
+_templates.filters["plain"] = plain
+
+
+def chapter(notebook: NotebookNode) -> NotebookNode:
+    """A chapter as the website shows it.
+
+    Set-up and what only a notebook can use is left out; hints, solutions and the quiz's answers come in, folded.
+    """
+    seen: set[str] = set()
+    notebook.cells = [shown for cell in notebook.cells for shown in _cells(cell, seen)]
+    return notebook
+
+
+def _cells(cell: NotebookNode, seen: set[str]) -> Iterator[NotebookNode]:
+    if cell.cell_type == "markdown":
+        cell.source = NOT_ON_A_PAGE.sub("", cell.source)
+        yield cell
+        return
+    quiz = re.match(r'quiz\("(\d\d)"', cell.source)
+    if quiz:
+        yield _rendered("quiz", questions=exercises.all_quizzes()[quiz[1]])
+    elif "bootstrap" not in cell.metadata.get("tags", []):
+        cell.outputs = [output for output in cell.outputs if _belongs(output)]
+        for output in cell.outputs:
+            output.get("data", {}).pop(claims.VERDICT_MIME, None)  # its card is there as HTML
+        if re.search(r"^solution\(", cell.source, re.MULTILINE):
+            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-output"]
+        yield cell
+        for exercise_id in re.findall(r'^check\("([^"]+)"', cell.source, re.MULTILINE):
+            if exercise_id in exercises.all_exercises() and exercise_id not in seen:
+                seen.add(exercise_id)
+                yield _rendered("exercise", exercise=exercises.get(exercise_id))
+
+
+def _belongs(output: NotebookNode) -> bool:
+    """Whether a page can show an output: not a widget, whose static twin is printed, nor "waiting for your answer"."""
+    return WIDGET_VIEW not in output.get("data", {}) and " is waiting for your answer " not in output.get("text", "")
+
+
+def _rendered(name: str, **values: Any) -> NotebookNode:
+    return v4.new_markdown_cell(_templates.get_template(f"cells/{name}.md").render(values))
+
+
+def parts() -> dict[str, list[course.Chapter]]:
+    """The parts of the course with their chapters."""
+    known = {chapter.number: chapter for chapter in course.chapters()}
+    return {name: [known[number] for number in numbers] for name, numbers in course.PARTS.items()}
+
+
+def decks() -> dict[str, str]:
+    """File name (without its ending) and title of each part's slides."""
+    return {
+        f"{place}_{re.sub('[^a-z]+', '_', name.lower())}": f"Part {place}: {name}"
+        for place, name in enumerate(course.PARTS, 1)
+    }
+
+
+def prints() -> dict[str, str]:
+    """File name (without variant and ending) and title of each page to print, the book first."""
+    pages = {chapter.file.removesuffix(".ipynb"): f"{chapter.number} · {chapter.title}" for chapter in course.chapters()}
+    return {"book": "The book: all chapters and the glossary"} | pages
+
+
+def _board() -> dict[str, str]:
+    """The verdicts as tables, long and short, and how many of each kind there are."""
+    chapters = {chapter.number: chapter.file for chapter in course.chapters()}
+    found = sorted(
+        (v for path in course.notebook_paths() for v in claims.saved_verdicts(path)), key=lambda v: v.claim
+    )
+    kinds = Counter("holds under a condition" if v.verdict.startswith("holds if") else v.verdict for v in found)
+    rows = [
+        [v.claim, plain(v.text), f"**{plain(v.verdict)}**", plain(v.measured), f"[{v.chapter}](notebooks/{chapters[v.chapter]})"]
+        for v in found
+    ]  # fmt: skip
+    head = ["claim", "the article says", "verdict", "measured", "chapter"]
+    return {
+        "counts": ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()).capitalize() + ".",
+        "board": table([head, *rows]),
+        "short_board": table([row[:3] + row[4:] for row in [head, *rows]]),
+    }
+
+
+def table(rows: list[list[str]]) -> str:
+    """A Markdown table; the first row is its head."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]])
+
+
+def write_sources(folder: Path, *, pdf: bool) -> None:
+    """Write the notebooks and pages for Sphinx; what has not changed keeps its time, and what has left is removed."""
+    alt = re.search(r"!\[(.*)\]\(docs/where", course.README.read_text(encoding="utf-8"))
+    values = {
+        "map": course.course_map("notebooks/"),
+        "figure_alt": alt[1] if alt else "",
+        "parts": parts(),
+        "prints": prints().items(),
+        "decks": decks().items(),
+        "variants": VARIANTS,
+        "pdf": pdf,
+    } | _board()
+    written = {
+        Path(page.name): _templates.get_template(f"pages/{page.name}").render(values).encode()
+        for page in (SITE / "pages").glob("*.md")
+    }
+    for path in course.notebook_paths():
+        notebook = chapter(nbformat.read(path, as_version=4))
+        written[Path("notebooks", path.name)] = nbformat.writes(notebook).encode()
+    for path in [course.ROOT / "docs" / name for name in ("glossary.md", "workshop.md", "where-the-parameters-are.png")]:
+        written[Path("docs", path.name)] = path.read_bytes()
+    for path, content in written.items():
+        files.write(folder / path, content)
+    for path in filter(Path.is_file, folder.rglob("*")):
+        if path.relative_to(folder) not in written:
+            path.unlink()
