@@ -50,7 +50,7 @@ slides: setup
 	@"$(COURSE_PYTHON)" -m tools slides $(if $(ONLY),--only "$(ONLY)")
 
 site: setup
-	@"$(COURSE_PYTHON)" -m tools.website $(if $(PDF),--pdf) $(if $(LANGUAGE),--language "$(LANGUAGE)")
+	@"$(COURSE_PYTHON)" -m tools site $(if $(PDF),--pdf) $(if $(LANGUAGE),--language "$(LANGUAGE)")
 
 check: setup
 	@"$(COURSE_PYTHON)" $(PYTEST) -m "not slow" tests

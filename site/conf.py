@@ -1,11 +1,12 @@
-"""The website's configuration. `python -m tools.website` prepares what Sphinx reads and starts it with this file."""
+"""The website's configuration. `python -m tools site` prepares what Sphinx reads and starts it with this file."""
 
 from pathlib import Path
 
-from utils import course
+from tools import generated
+from utils import chapters
 
 HERE = Path(__file__).parent
-SETTINGS = course.settings()
+ADDRESS = chapters.address()
 
 project = "DeepSeek by the Numbers"
 author = "the course's authors"
@@ -17,8 +18,10 @@ gettext_uuid = False
 
 extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton", "tools.website.extension"]
 suppress_warnings = ["myst.header"]  # a section may begin two levels down
+smartquotes = False  # texts stand as they are written
 nb_execution_mode = "off"
 nb_merge_streams = True
+nb_render_markdown_format = "myst"  # so that links in outputs fit, too
 nb_render_text_lexer = "none"  # what a cell prints is no code
 nb_ipywidgets_js = {}  # no script from a network
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
@@ -40,10 +43,10 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-if not SETTINGS["repository"].startswith("OWNER/"):  # until it has an address, no button leads into nothing
+if ADDRESS.repository:  # until the course has an address, no button leads into nothing
     html_theme_options |= {
-        "repository_url": f"{course.HOST}/{SETTINGS['repository']}",
-        "repository_branch": SETTINGS["tag"],
+        "repository_url": f"{generated.HOST}/{ADDRESS.repository}",
+        "repository_branch": ADDRESS.tag,
         "launch_buttons": {"colab_url": "https://colab.research.google.com"},
         "use_repository_button": True,
     }

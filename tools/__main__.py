@@ -142,6 +142,17 @@ def lab(
 
 
 @app.command()
+def site(
+    pdf: Annotated[bool, Option("--pdf", help="print the handouts as PDF files, with an installed Chromium")] = False,
+    language: Annotated[str, Option(metavar="CODE", help="a language of site/locale, such as zh_CN")] = "en",
+) -> None:
+    """Build the website, with handouts and slides, in build/site/."""
+    from tools.website import build
+
+    raise typer.Exit(build.build(pdf=pdf, language=language))
+
+
+@app.command()
 def handouts(only: Only = None, no_pdf: Annotated[bool, Option("--no-pdf", help="HTML only")] = False) -> None:
     """Write handouts of the saved notebooks to build/."""
     from utils import handouts as pages

@@ -5,7 +5,6 @@ import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import nbformat
 from docutils import nodes
@@ -16,7 +15,6 @@ from sphinx.writers.html5 import HTML5Translator
 from tools.website import prints
 from tools.website.sources import GLOSSARY
 from utils import languages
-
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
@@ -74,7 +72,7 @@ def _give_alt_texts(app: Sphinx, doctree: nodes.document) -> None:
             image["alt"] = " ".join(alt.split())
 
 
-# A word of the glossary shows its meaning where a chapter links to it, and where a chapter that treats it first says it.
+# A word of the glossary shows its meaning where a chapter links to it, and in each chapter that it is about, once.
 
 
 def _explain_words(app: Sphinx, doctree: nodes.document, docname: str) -> None:

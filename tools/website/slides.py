@@ -1,4 +1,4 @@
-"""Slides: one deck for each part of the course, of the cells that say so: View, Right Sidebar, Slide Type in JupyterLab.
+"""Slides: one deck for each part of the course, of the cells that say so (JupyterLab: Property Inspector, Slide Type).
 
 A cell without a type is left out. Of a long text, a slide has the beginning and what it asks; a picture or a verdict
 stands without the code and the prints around it.

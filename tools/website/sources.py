@@ -10,9 +10,11 @@ import jinja2
 import nbformat
 from nbformat import NotebookNode, v4
 
-from utils import claims, course, exercises, files
+from tools import generated
+from utils import chapters, claims, exercises, files
+from utils.chapters import Chapter
 
-SITE = course.ROOT / "site"
+SITE = chapters.ROOT / "site"
 VARIANTS = ("blank", "filled")
 GLOSSARY = "docs/glossary"  # the page
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -67,40 +69,41 @@ def _belongs(output: NotebookNode) -> bool:
 
 
 def _rendered(name: str, **values: Any) -> NotebookNode:
-    return v4.new_markdown_cell(_templates.get_template(f"cells/{name}.md").render(values))
+    return v4.new_markdown_cell(_templates.get_template(f"cells/{name}.md.j2").render(values))
 
 
-def parts() -> dict[str, list[course.Chapter]]:
+def parts() -> dict[str, list[Chapter]]:
     """The parts of the course with their chapters."""
-    known = {chapter.number: chapter for chapter in course.chapters()}
-    return {name: [known[number] for number in numbers] for name, numbers in course.PARTS.items()}
+    known = {chapter.number: chapter for chapter in chapters.all_chapters()}
+    return {name: [known[number] for number in numbers] for name, numbers in chapters.PARTS.items()}
 
 
 def decks() -> dict[str, str]:
     """File name (without its ending) and title of each part's slides."""
     return {
         f"{place}_{re.sub('[^a-z]+', '_', name.lower())}": f"Part {place}: {name}"
-        for place, name in enumerate(course.PARTS, 1)
+        for place, name in enumerate(chapters.PARTS, 1)
     }
 
 
 def prints() -> dict[str, str]:
     """File name (without variant and ending) and title of each page to print, the book first."""
-    pages = {chapter.file.removesuffix(".ipynb"): f"{chapter.number} · {chapter.title}" for chapter in course.chapters()}
+    known = chapters.all_chapters()
+    pages = {Path(chapter.file).stem: f"{chapter.number} · {chapter.title}" for chapter in known}
     return {"book": "The book: all chapters and the glossary"} | pages
 
 
 def _board() -> dict[str, str]:
     """The verdicts as tables, long and short, and how many of each kind there are."""
-    chapters = {chapter.number: chapter.file for chapter in course.chapters()}
+    pages = {chapter.number: chapter.file for chapter in chapters.all_chapters()}
     found = sorted(
-        (v for path in course.notebook_paths() for v in claims.saved_verdicts(path)), key=lambda v: v.claim
+        (v for path in chapters.notebook_paths() for v in claims.saved_verdicts(path)), key=lambda v: v.claim
     )
     kinds = Counter("holds under a condition" if v.verdict.startswith("holds if") else v.verdict for v in found)
     rows = [
-        [v.claim, plain(v.text), f"**{plain(v.verdict)}**", plain(v.measured), f"[{v.chapter}](notebooks/{chapters[v.chapter]})"]
+        [v.claim, *map(plain, (v.text, v.verdict, v.measured)), f"[{v.chapter}](notebooks/{pages[v.chapter]})"]
         for v in found
-    ]  # fmt: skip
+    ]
     head = ["claim", "the article says", "verdict", "measured", "chapter"]
     return {
         "counts": ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()).capitalize() + ".",
@@ -117,9 +120,9 @@ def table(rows: list[list[str]]) -> str:
 
 def write_sources(folder: Path, *, pdf: bool) -> None:
     """Write the notebooks and pages for Sphinx; what has not changed keeps its time, and what has left is removed."""
-    alt = re.search(r"!\[(.*)\]\(docs/where", course.README.read_text(encoding="utf-8"))
+    alt = re.search(r"!\[(.*)\]\(docs/where", (chapters.ROOT / "README.md").read_text(encoding="utf-8"))
     values = {
-        "map": course.course_map("notebooks/"),
+        "map": chapters.course_map("notebooks/", {n: m.written() for n, m in generated.measured().items()}),
         "figure_alt": alt[1] if alt else "",
         "parts": parts(),
         "prints": prints().items(),
@@ -131,11 +134,11 @@ def write_sources(folder: Path, *, pdf: bool) -> None:
         Path(page.name): _templates.get_template(f"pages/{page.name}").render(values).encode()
         for page in (SITE / "pages").glob("*.md")
     }
-    for path in course.notebook_paths():
+    for path in chapters.notebook_paths():
         notebook = chapter(nbformat.read(path, as_version=4))
         written[Path("notebooks", path.name)] = nbformat.writes(notebook).encode()
-    for path in [course.ROOT / "docs" / name for name in ("glossary.md", "workshop.md", "where-the-parameters-are.png")]:
-        written[Path("docs", path.name)] = path.read_bytes()
+    for path in (Path("docs", name) for name in ("glossary.md", "workshop.md", generated.FIGURE.name)):
+        written[path] = (chapters.ROOT / path).read_bytes()
     for path, content in written.items():
         files.write(folder / path, content)
     for path in filter(Path.is_file, folder.rglob("*")):
