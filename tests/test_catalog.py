@@ -9,7 +9,8 @@ def test_every_model_has_a_configuration_and_sources():
     models = catalog.models()
     assert len(models) == len({model.name for model in models}) == 27
     for model in models:
-        assert model.sources and all(source.strip() for source in model.sources), model.name
+        sources = model.facts["sources"]
+        assert sources and all(source.strip() for source in sources), model.name
         assert model.model_type
 
 

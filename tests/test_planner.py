@@ -12,7 +12,8 @@ from transformers import CONFIG_MAPPING
 
 from utils import __main__ as cli
 from utils import architecture, catalog, deployments, planner
-from utils.planner import HARDWARE, Hardware, PlanError, parse_hardware, plan
+from utils.cards import parse_hardware
+from utils.planner import HARDWARE, Hardware, PlanError, plan
 
 COUNTED = [model.name for model in catalog.models() if model.exact_total]
 
@@ -217,22 +218,19 @@ def test_every_split_holds_all_and_none_is_faster_than_all_cards_together(reques
     context = min(context, model["max_position_embeddings"])
     best = plan(name, f"{cards}xH200", context=context, batch=batch)
     ready = planner._Model(model, "published", "bfloat16")
-    found = [
-        planner._split(ready, HARDWARE["H200"], way, context, 0, batch, None) for way in planner._ways(ready, cards)
-    ]
-    assert best.split in [split.name for split in found]
+    job = planner._Job(ready, HARDWARE["H200"], context, context, batch, None)
+    found = {split: job.bounds(split) for split in planner._splits(ready, cards)}
+    assert best.split in [bounds["split"] for bounds in found.values()]
     whole = architecture.weight_bytes(model, "published") - 4 * architecture.count_parameters(model).router_bias
-    for split in found:
-        assert split.pipeline * split.tensor * split.data == cards
-        assert split.fullest * cards >= whole * 0.999 + best.cache
-        assert split.fits == (split.fullest <= best.room)
-        if split.fits:
-            assert best.fits and (best.step_seconds <= split.step_seconds or split.tensor > 8)
-        used = ready.read_bytes(1, 1, 1) / (cards * 4.8e12)
-        assert (
-            split.step_seconds >= split.step_floor >= used * 0.999
-            and split.prefill_seconds >= split.first_token_seconds * 0.999
-        )
+    for split, bounds in found.items():
+        assert math.prod(split) == cards
+        assert bounds["fullest"] * cards >= whole * 0.999 + best.cache
+        assert bounds["fits"] == (bounds["fullest"] <= best.room)
+        if bounds["fits"]:
+            assert best.fits and (best.step_seconds <= bounds["step_seconds"] or split.tensor > 8)
+        used = ready.read_bytes(planner.Split(1, 1, 1), 1) / (cards * 4.8e12)
+        assert bounds["step_seconds"] >= bounds["step_floor"] >= used * 0.999
+        assert bounds["prefill_seconds"] >= bounds["first_token_seconds"] * 0.999
     if best.cards_needed is not None and best.fits:
         assert best.cards_needed <= cards
 

@@ -7,15 +7,19 @@ where it comes from and how sure it is: `seen_primary` (the paper, repository or
 
 import difflib
 import functools
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from importlib import resources
 from typing import Any
 
 from utils.errors import CourseError
+from utils.shapes import records
 
-SHAPE_FIELDS = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+
+class UnknownModel(CourseError, KeyError):
+    """The catalog has no model of that name."""
+
+    def __str__(self) -> str:  # KeyError would show the message in quotes
+        return self.args[0]
 
 
 @dataclass(frozen=True)
@@ -25,28 +29,22 @@ class Model:
     Attributes:
         name: name in this catalog, for example "DeepSeek-V3".
         hub_id: repository on the model hub, for example "deepseek-ai/DeepSeek-V3".
-        family: architecture family, for example "mla-moe-v3".
         config: the published configuration (layers, widths, ...), as in its `config.json`.
         exact_total: parameters of the main model, counted; None where nobody can build it yet.
         published_total, published_activated: what the authors print, as text.
         hub_total: elements in the published weight files, where known.
-        param_groups: parameters by group, where counted by building the model.
         activated: activated parameters by convention ("non_embedding", "with_lm_head", "with_both").
-        sources: where the facts come from.
-        facts: the whole record, for everything else.
+        facts: the whole record, with its sources and everything else.
     """
 
     name: str
     hub_id: str
-    family: str
     config: dict[str, Any]
     exact_total: int | None
     published_total: str | None
     published_activated: str | None
     hub_total: int | None
-    param_groups: dict[str, int]
     activated: dict[str, int]
-    sources: tuple[str, ...]
     facts: dict[str, Any] = field(repr=False)
 
     @property
@@ -69,32 +67,18 @@ class TrainingFact:
     note: str = ""
 
 
-def _read(name: str) -> list[dict[str, Any]]:
-    return json.loads(resources.files("utils").joinpath("data", name).read_text(encoding="utf-8"))
-
-
 @functools.cache
 def models() -> tuple[Model, ...]:
-    """All models of the catalog, oldest family first.
-
-    Source: `utils/data/deepseek_models.json`; each record carries its own sources.
-    """
+    """All models of the catalog, oldest family first."""
+    same = ("name", "hub_id", "config", "exact_total", "published_total", "published_activated")
     return tuple(
         Model(
-            name=record["name"],
-            hub_id=record["hub_id"],
-            family=record["family"],
-            config=record["config"],
-            exact_total=record["exact_total"],
-            published_total=record["published_total"],
-            published_activated=record["published_activated"],
+            **{name: record[name] for name in same},
             hub_total=record["hub_safetensors_total"],
-            param_groups=record["param_groups"] or {},
             activated=record.get("activated_computed") or {},
-            sources=tuple(record["sources"]),
             facts=record,
         )
-        for record in _read("deepseek_models.json")
+        for record in records("deepseek_models.json")
     )
 
 
@@ -104,21 +88,13 @@ def get(name: str) -> Model:
     Raises:
         KeyError: no such model; the message suggests the nearest names.
     """
-    known = {model.name.lower(): model for model in models()}
-    known |= {model.hub_id.lower(): model for model in models()}
+    known = {key.lower(): model for keys in ("name", "hub_id") for model in models() for key in [getattr(model, keys)]}
     wanted = str(name).strip().lower()
     if wanted in known:
         return known[wanted]
     near = dict.fromkeys(known[key].name for key in difflib.get_close_matches(wanted, known, n=3, cutoff=0.6))
     hint = f"Did you mean {', '.join(near)}?" if near else f"Known: {', '.join(m.name for m in models())}."
     raise UnknownModel(f"no DeepSeek model is called {name!r}. {hint}")
-
-
-class UnknownModel(CourseError, KeyError):
-    """The catalog has no model of that name."""
-
-    def __str__(self) -> str:  # KeyError would show the message in quotes
-        return self.args[0]
 
 
 def distinct_shapes(chosen: Iterable[Model] | None = None) -> tuple[Model, ...]:
@@ -129,10 +105,10 @@ def distinct_shapes(chosen: Iterable[Model] | None = None) -> tuple[Model, ...]:
     Args:
         chosen: models to choose from; all of the catalog without it.
     """
+    fields = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
     shapes: dict[tuple[Any, ...], Model] = {}
     for model in models() if chosen is None else chosen:
-        widths = (model.config.get(name) for name in SHAPE_FIELDS)
-        shapes.setdefault((model.model_type, model.exact_total, *widths), model)
+        shapes.setdefault((model.model_type, model.exact_total, *map(model.config.get, fields)), model)
     return tuple(shapes.values())
 
 
@@ -142,12 +118,9 @@ def training_facts(model: str | None = None, topic: str | None = None) -> tuple[
     Raises:
         KeyError: no fact is filed under that model; the message names those that exist.
     """
-    facts = tuple(TrainingFact(**record) for record in _read("deepseek_training.json"))
-    if model is not None:
-        names = dict.fromkeys(fact.model for fact in facts)
-        if model not in names:
-            raise UnknownModel(f"no training facts for {model!r}. Known: {', '.join(names)}.")
-        facts = tuple(fact for fact in facts if fact.model == model)
-    if topic is not None:
-        facts = tuple(fact for fact in facts if topic.lower() in fact.topic.lower())
-    return facts
+    facts = [TrainingFact(**record) for record in records("deepseek_training.json")]
+    names = dict.fromkeys(fact.model for fact in facts)
+    if model is not None and model not in names:
+        raise UnknownModel(f"no training facts for {model!r}. Known: {', '.join(names)}.")
+    wanted = (topic or "").lower()
+    return tuple(fact for fact in facts if model in (None, fact.model) and wanted in fact.topic.lower())

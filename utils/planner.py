@@ -7,21 +7,19 @@ prediction). Two things are estimates: activations, and how many experts a batch
 often; with favourites it touches fewer, and `step_floor` says how fast a step is if all tokens choose the same ones).
 """
 
+import functools
 import itertools
 import math
 import re
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils import architecture, catalog, shapes
 from utils.cards import (  # noqa: F401 - chapters take all of it from here
     HARDWARE,
-    RESERVE,
     Hardware,
     PlanError,
-    how_many,
     parse_card,
     parse_hardware,
     positive,
@@ -33,43 +31,6 @@ from utils.formats import PACKED_CACHE, PUBLISHED, weight_formats
 PREFILL_CHUNK = 4096  # tokens that are read at once; servers cut longer prompts
 NODE = 8  # cards in one machine: tensor splits beyond it are chosen only if nothing else fits
 _MOST_CARDS = 4096  # where the search for the number of cards ends
-
-
-@dataclass(frozen=True)
-class Split:
-    """One way to put a model on cards, the product of three splits (chapter 08).
-
-    Attributes:
-        pipeline: stages of whole layers.
-        tensor: cards that cut the matrices of a stage. Heads are dealt out as far as they go; MLA's latent, norms
-            and routers are whole on each.
-        data: groups of such cards in a stage that serve different sequences. Routed experts are dealt out over all
-            cards of a stage then (`experts` of them), everything else is on every group.
-        fullest: bytes on the fullest card: weights, cache and activations.
-        fits: whether the fullest card has room for them.
-        step_seconds, step_bound, step_floor, tokens_per_second, first_token_seconds, prefill_seconds, prefill_bound: as
-            in `Plan`.
-    """
-
-    pipeline: int
-    tensor: int
-    data: int
-    experts: int
-    fullest: int
-    fits: bool
-    step_seconds: float
-    step_bound: str
-    step_floor: float
-    tokens_per_second: float
-    first_token_seconds: float
-    prefill_seconds: float
-    prefill_bound: str
-
-    @property
-    def name(self) -> str:
-        """For example "pipeline 2 x tensor 8"."""
-        parts = [f"{kind} {getattr(self, kind)}" for kind in ("pipeline", "data", "tensor") if getattr(self, kind) > 1]
-        return (" x ".join(parts) or "one card") + (f", experts over {self.experts}" if self.experts > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -135,148 +96,27 @@ def read_bytes(config: dict[str, Any], precision: str, tokens: int) -> float:
 
     The embedding is looked up row by row and is not counted, unless it serves as the head as well.
     """
-    return _Model(config, precision, "bfloat16").read_bytes(1, 1, tokens)
+    return _Model(config, precision, "bfloat16").read_bytes(Split(1, 1, 1), tokens)
 
 
-def activation_bytes(config: dict[str, Any], tokens: int, batch: int) -> int:
-    """Bytes of the widest moment of a pass over `tokens` tokens, in 16 bit, and of the logits of `batch` last tokens.
+def open_model(model: Any) -> tuple[str, dict[str, Any]]:
+    """Name and configuration of what `plan` takes as a model.
 
-    Gate, up and their product in the feed-forward network, and four vectors of the hidden size; an estimate.
+    Raises:
+        PlanError: it is nothing of that kind.
+        KeyError: no file is there, and the catalog does not have the name.
+        ConfigError: a configuration that cannot be read.
     """
-    return int(_activations(shapes.read(config), tokens, batch, 1))
-
-
-def _activations(c: shapes.Shape, tokens: float, batch: float, tensor: int) -> float:
-    width = getattr(c, "intermediate_size", None) or c.moe_intermediate_size
-    if "n_routed_experts" in shapes.REQUIRED[c.model_type]:
-        shared = 1 if c.model_type == "deepseek_v4" else c.n_shared_experts
-        width = max(width, (c.num_experts_per_tok + shared) * c.moe_intermediate_size)
-    return 2 * tokens * (3 * width / tensor + 4 * c.hidden_size) + 4 * batch * c.vocab_size / tensor
-
-
-class _Model:
-    """A configuration with its formats, ready to be split; all sizes in bytes."""
-
-    def __init__(self, config: Any, precision: str, cache: str, plain: bool = False) -> None:
-        config = shapes.of_the_course(config)
-        self.c, self.cache, self.plain = shapes.read(config), cache, plain
-        self.formats = weight_formats(config, precision)
-        self.layers = architecture.layer_kinds(self.c)
-        self.blocks = {kind: architecture.layer_blocks(self.c, *kind) for kind in set(self.layers)}
-        self.ends = architecture.end_blocks(self.c)
-        self.mixture = any(kind != "dense" for _, kind in self.layers)
-        self.multiply_adds = architecture.products(self.c)
-        latent = self.c.model_type not in shapes.GQA
-        self.key_heads = 1 if latent else self.c.num_key_value_heads  # into how many pieces a cache can be cut
-        self._sizes: dict[Any, float] = {}
-
-    def layer_bytes(self, kind: Any, tensor: int, stage: int, tokens: float | None = None) -> float:
-        """Weights of one layer on one of the `stage` cards of its stage; with tokens, what they make it read."""
-        if (key := (kind, tensor, stage, tokens)) not in self._sizes:
-            blocks = self.blocks[kind]
-            size = sum(self.formats[g].bits(b, tensor) for g, b in blocks.items() if g != "routed_experts") / 8
-            if routed := blocks.get("routed_experts"):
-                experts = self.c.n_routed_experts
-                if tokens is None:
-                    share = 1 / stage if self._slices(stage) and tensor == stage else -(-experts // stage) / experts
-                else:  # the average card: the fullest reads no less
-                    share = touched_experts(experts, self.c.num_experts_per_tok, tokens) / experts / stage
-                size += share * self.formats["routed_experts"].bits(routed) / 8
-            self._sizes[key] = size
-        return self._sizes[key]
-
-    def _slices(self, cards: int) -> bool:
-        """Whether each expert can be cut, in whole blocks of scales."""
-        rows = (self.formats["routed_experts"].block or (1, 1))[0] or 1
-        return self.c.moe_intermediate_size % (cards * rows) == 0
-
-    def end_bytes(self, tensor: int, names: tuple[str, ...]) -> float:
-        return sum(self.formats[g].bits(b, tensor) for g, b in self.ends.items() if g in names) / 8
-
-    def read_bytes(self, tensor: int, stage: int, tokens: float) -> float:
-        """Weights that a card of a stage reads for a pass of `tokens` tokens through all stages, added up."""
-        return sum(self.layer_bytes(kind, tensor, stage, tokens) for kind in self.layers) + self.head_bytes(tensor)
-
-    def head_bytes(self, tensor: int) -> float:
-        """What turns the last layer's output into logits; a tied embedding does."""
-        head = "embedding" if self.c.tie_word_embeddings else "lm_head"
-        return self.end_bytes(tensor, (head, "norms", "hyper_connections"))
-
-    def cache_bytes(self, kind: Any, tokens: int, reading: bool = False) -> int:
-        """Cache of one sequence in one layer; with `reading`, what a step reads of it."""
-        if (key := (kind[0], tokens, reading)) not in self._sizes:
-            numbers = architecture.read_numbers if reading else architecture.cache_numbers
-            self._sizes[key] = architecture.cache_bytes(self.c, numbers(self.c, kind[0], tokens), self.cache)
-        return self._sizes[key]
-
-    def allows(self, pipeline: int, tensor: int) -> bool:
-        """Whether there are layers for the stages, and heads and columns for the tensor split."""
-        heads, keys = self.c.num_attention_heads, self.key_heads
-        widths = [self.c.intermediate_size] if getattr(self.c, "intermediate_size", None) else []
-        cut = heads % tensor == 0 and (keys % tensor == 0 or tensor % keys == 0)
-        return pipeline <= len(self.layers) and cut and all(width % tensor == 0 for width in widths)
-
-    def fullest(self, pipeline: int, tensor: int, data: int, context: int, batch: int) -> float:
-        """Bytes on the fullest card; the last stages have the head, the first the embedding and no extra layer."""
-        sequences, keys = -(-batch // data), -(-self.key_heads // tensor) / self.key_heads
-        weights = self._sums(lambda kind: self.layer_bytes(kind, tensor, tensor * data), ("weights", tensor, data))
-        cache = self._sums(lambda kind: self.cache_bytes(kind, context), ("cache", context))
-        each, extra = divmod(len(self.layers), pipeline)
-        found, start = [], 0
-        for stage in range(pipeline):
-            end = start + each + (1 <= stage <= extra)
-            size = weights[end] - weights[start] + keys * sequences * (cache[end] - cache[start])
-            first, last = stage == 0, stage == pipeline - 1
-            size += self.end_bytes(tensor, ("embedding",)) if first or (last and self.c.tie_word_embeddings) else 0
-            size += self.end_bytes(tensor, ("lm_head", "norms", "hyper_connections")) if last else 0
-            found.append(size + self.activations(tensor, context, sequences, last))
-            start = end
-        return max(found)
-
-    def activations(self, tensor: int, context: int, sequences: int, last: bool) -> float:
-        """An estimate of what a card holds besides weights and cache; `last` cards have the logits.
-
-        Plain library code reads whole prompts and writes out logits of all tokens and scores of all pairs, with
-        copies in 32 bit: 12 and 16 bytes each, fitted to the memory tables in the README of DeepSeek LLM.
-        """
-        if not self.plain:
-            tokens = min(PREFILL_CHUNK, sequences * context)
-            return _activations(self.c, tokens, sequences if last else 0, tensor)
-        logits = 12 * self.c.vocab_size * sequences * context if last else 0
-        return max(logits, 16 * self.c.num_attention_heads * sequences * context**2) / tensor
-
-    def _sums(self, size: Callable[[Any], float], key: Any) -> list[float]:
-        """Sums over the first 0, 1, ... layers, kept under a key."""
-        if key not in self._sizes:
-            self._sizes[key] = list(itertools.accumulate(map(size, self.layers), initial=0))
-        return self._sizes[key]
-
-    def arithmetic(self, card: Hardware, shared: float, routed: float, heads: float) -> float:
-        """Seconds of one card for products with weights: tokens it takes through shared weights, experts, the head."""
-        tokens = dict.fromkeys(self.multiply_adds, shared) | {"routed_experts": routed, "lm_head": heads}
-        return sum(2 * n * tokens[g] / card.speed(self.formats[g].name) for g, n in self.multiply_adds.items())
-
-    def attention_flops(self, tokens: int, prompt: bool = False) -> int:
-        """FLOPs of attention for one sequence: a whole prompt, or one token after so many."""
-        if (key := ("attention", tokens, prompt)) not in self._sizes:
-            one = architecture.flops_per_token(self.c, 0 if prompt else tokens).attention
-            self._sizes[key] = architecture.prompt_attention_flops(self.c, tokens) if prompt else one
-        return self._sizes[key]
-
-    def attention_speed(self, card: Hardware) -> float:
-        """FLOP/s of attention: in 16 bit, as V3 computes it (report, section 3.3.1), or in the cache's format."""
-        return card.speed("bfloat16" if self.cache == PACKED_CACHE else self.cache)
-
-    def links(self, tensor: int, data: int, tokens: float) -> float:
-        """Bytes that a card receives for `tokens` tokens of its group: twice a layer a sum over the tensor split, and
-        what comes to its experts (8 bit) and back from others' (16 bit)."""
-        h, stage = self.c.hidden_size, tensor * data
-        moe = sum(kind != "dense" for _, kind in self.layers)
-        received = 2 * len(self.layers) * 2 * h * tokens if tensor > 1 else 0
-        if moe and data > 1:
-            away = touched_experts(stage, 1, self.c.num_experts_per_tok) * (stage - 1) / stage
-            received += moe * 3 * h * away * tokens / tensor
-        return received
+    if isinstance(model, Path) or (isinstance(model, str) and model and (".json" in model or Path(model).exists())):
+        path = Path(model).resolve()
+        name = path.parent.name if path.name == "config.json" else path.stem
+        return name, shapes.of_the_course(shapes.load(path))
+    if isinstance(model, str):
+        found = catalog.get(model)
+        return found.name, shapes.of_the_course(found.config)
+    if isinstance(model, dict) or hasattr(model, "to_dict"):
+        return "own model", shapes.of_the_course(model)
+    raise PlanError(f"model must be a name, a config.json, its folder, a dict or a configuration; got {model!r}")
 
 
 def plan(
@@ -317,9 +157,8 @@ def plan(
         ConfigError: a configuration that cannot be counted.
     """
     name, config = open_model(model)
-    number, card = how_many(hardware, cards)
-    context, batch = whole("context", context), whole("batch", batch)
-    answer = whole("answer", answer, least=0)
+    number, card = parse_hardware(hardware, cards)
+    context, batch, answer = whole("context", context), whole("batch", batch), whole("answer", answer, least=0)
     if answer >= context:
         raise PlanError(f"answer is {answer:,} tokens of a context of {context:,}; that leaves no prompt")
     limit = config.get("max_position_embeddings")
@@ -330,24 +169,17 @@ def plan(
             raise PlanError(f"{label} must be a number above 0; got {value!r}")
     precision = precision if precision == PUBLISHED else precision_name(precision)
     cache = cache if cache == PACKED_CACHE else precision_name(cache)
-    ready = _Model(config, precision, cache, plain)
-
-    def split_as(way: tuple[int, int, int]) -> Split:
-        return _split(ready, card, way, context, answer, batch, link)
-
-    ways = _ways(ready, number)
-    best = min(map(split_as, ways if split is None else [_way(split, ways, number)]), key=_rank)
-    pure = {"tensor": (1, number, 1), "pipeline": (number, 1, 1), "expert" if ready.mixture else "data": (1, 1, number)}
-    weights = architecture.weight_bytes(config, precision)
-    held = architecture.kv_cache_bytes(config, context, batch, cache)
-    activations = int(ready.activations(1, context, batch, last=True))
-    cost = None
-    if price is not None:
-        seconds = best.step_seconds / batch
-        if answer:  # no step is faster than the first
-            first, _ = _step(ready, card, (best.pipeline, best.tensor, best.data), context - answer, batch, link)
-            seconds = (best.prefill_seconds / answer + first) / batch
-        cost = 1e6 * price * number * seconds / 3600
+    m = _Model(config, precision, cache, plain)
+    job = _Job(m, card, context, context - answer, batch, link)
+    splits = _splits(m, number)
+    bounds = {way: job.bounds(way) for way in (splits if split is None else [_named(split, splits, number)])}
+    best = min(bounds, key=lambda way: _rank(way, bounds[way]))
+    one = Split(1, 1, 1)
+    pure = {"tensor": one._replace(tensor=number), "pipeline": one._replace(pipeline=number)}
+    pure["expert" if m.mixture else "data"] = one._replace(data=number)
+    weights = architecture.weight_bytes(m.c, precision)
+    held = architecture.kv_cache_bytes(m.c, context, batch, cache)
+    activations = int(m.activations(1, context, batch, last=True))
     return Plan(
         model=name,
         hardware=f"{number}x{card.name}",
@@ -361,151 +193,277 @@ def plan(
         activations=activations,
         needed=weights + held + activations,
         memory=int(number * card.room),
-        fits=best.fits,
-        split=best.name,
-        fullest=best.fullest,
         room=int(card.room),
-        cards_needed=_cards_needed(ready, card, context, batch, weights + held),
-        first_token_seconds=best.first_token_seconds,
-        prefill_seconds=best.prefill_seconds,
-        prefill_bound=best.prefill_bound,
-        step_seconds=best.step_seconds,
-        step_bound=best.step_bound,
-        step_floor=best.step_floor,
-        tokens_per_second=best.tokens_per_second,
-        cost=cost,
-        per_card={label: split_as(way).fullest for label, way in pure.items() if way in ways},
+        cards_needed=job.cards_needed(weights + held),
+        cost=None if price is None else 1e6 * price * number * job.seconds_per_token(best, answer) / 3600,
+        per_card={label: job.fullest(way) for label, way in pure.items() if way in splits},
+        **bounds[best],
     )
 
 
-def _split(
-    m: _Model, card: Hardware, way: tuple[int, int, int], context: int, answer: int, batch: int, link: float | None
-) -> Split:
-    _, tensor, data = way
-    fullest = math.ceil(m.fullest(*way, context, batch))
-    step, step_bound = _step(m, card, way, context, batch, link)
-    prefill, prefill_bound = _prefill(m, card, way, context - answer, batch, link)
-    return Split(
-        *way,
-        experts=tensor * data if m.mixture and data > 1 else 0,
-        fullest=fullest,
-        fits=fullest <= card.room,
-        step_seconds=step,
-        step_bound=step_bound,
-        step_floor=_step(m, card, way, context, batch, link, same_experts=True)[0],
-        tokens_per_second=batch / step,
-        first_token_seconds=_prefill(m, card, way, context - answer, 1, link)[0],
-        prefill_seconds=prefill,
-        prefill_bound=prefill_bound,
-    )
+# ---------------------------------------------------------------------------------------------------- splits
 
 
-def _step(
-    m: _Model,
-    card: Hardware,
-    way: tuple[int, int, int],
-    context: int,
-    batch: int,
-    link: float | None,
-    same_experts: bool = False,
-) -> tuple[float, str]:
-    """Least seconds in which each of `batch` sequences of `context` tokens gets one more, and what bounds them.
+class Split(NamedTuple):
+    """One way to put a model on cards, the product of three splits (chapter 08).
 
-    Stages of a pipeline work at the same time if the batch is cut into as many parts; a part passes them one by one,
-    so the times of all layers add up for it, and no stage is idle. Everything is for the average card.
+    - pipeline: stages of whole layers.
+    - tensor: cards that cut the matrices of a stage. Heads are dealt out as far as they go; MLA's latent, norms and
+      routers are whole on each.
+    - data: groups of such cards in a stage that serve different sequences. Routed experts are dealt out over all
+      cards of a stage then, everything else is on every group.
     """
-    pipeline, tensor, data = way
-    parts = min(pipeline, batch)
-    part = batch / parts
-    own = max(1, part / data)  # sequences of one group in a part
-    keys = -(-m.key_heads // tensor) / m.key_heads
-    read = m.read_bytes(tensor, tensor * data, 1 if same_experts else part)
-    read += own * keys * sum(m.cache_bytes(kind, context, reading=True) for kind in m.layers)
-    arithmetic = m.arithmetic(card, own / tensor, part / (tensor * data), own / tensor)
-    arithmetic += own / tensor * m.attention_flops(context) / m.attention_speed(card)
-    return _roofline(arithmetic, read / card.bandwidth, m.links(tensor, data, own) / link if link else 0)
+
+    pipeline: int
+    tensor: int
+    data: int
+
+    @property
+    def stage(self) -> int:
+        """Cards of a stage."""
+        return self.tensor * self.data
+
+    def name(self, mixture: bool) -> str:
+        """For example "pipeline 2 x tensor 8"."""
+        parts = [f"{kind} {getattr(self, kind)}" for kind in ("pipeline", "data", "tensor") if getattr(self, kind) > 1]
+        experts = f", experts over {self.stage}" if mixture and self.data > 1 else ""
+        return (" x ".join(parts) or "one card") + experts
 
 
-def _prefill(
-    m: _Model, card: Hardware, way: tuple[int, int, int], prompt: int, batch: int, link: float | None
-) -> tuple[float, str]:
-    """Least seconds to read `batch` prompts, in passes of at most `PREFILL_CHUNK` tokens, and what bounds them."""
-    pipeline, tensor, data = way
-    own = -(-batch // data)  # prompts of the fullest group
-    cards = tensor * pipeline
-    arithmetic = m.arithmetic(card, own * prompt / cards, batch * prompt / (cards * data), own / cards)
-    arithmetic += own / cards * m.attention_flops(prompt, prompt=True) / m.attention_speed(card)
-    chunk = own * prompt if m.plain else min(PREFILL_CHUNK, own * prompt)
-    passes, tokens = -(-own * prompt // chunk), chunk * min(data, batch)
-    layers = m.read_bytes(tensor, tensor * data, tokens) - m.head_bytes(tensor)
-    read = layers * max(passes / pipeline, 1) + m.head_bytes(tensor) / pipeline
-    moved = m.links(tensor, data, own * prompt) / pipeline
-    return _roofline(arithmetic, read / card.bandwidth, moved / link if link else 0)
-
-
-def _roofline(arithmetic: float, memory: float, links: float) -> tuple[float, str]:
-    times = {"arithmetic": arithmetic, "memory": memory, "links": links}
-    bound = max(times, key=times.get)
-    return times[bound], bound
-
-
-def _ways(m: _Model, cards: int) -> list[tuple[int, int, int]]:
-    """All splits (pipeline, tensor, data) over so many cards that the model allows."""
-    pairs = [(p, t) for p in _divisors(cards) for t in _divisors(cards // p) if m.allows(p, t)]
-    return [(p, t, cards // p // t) for p, t in pairs]
-
-
-def _way(text: Any, ways: list[tuple[int, int, int]], cards: int) -> tuple[int, int, int]:
-    """The split that a text such as "pipeline 2 x tensor 8" means, one of `ways`."""
-    parts = re.findall(r"(pipeline|tensor|data|expert)\D*(\d+)", str(text).lower().partition(",")[0])
-    said = {kind.replace("expert", "data"): int(size) for kind, size in parts}
-    way = tuple(said.get(kind, 1) for kind in ("pipeline", "tensor", "data"))
-    if (not parts and cards > 1) or math.prod(way) != cards:
-        raise PlanError(f'split must look like "tensor {cards}", its product being {cards} cards; got {text!r}')
-    if way not in ways:
-        raise PlanError(f"split {text!r} does not divide the model's layers, heads or columns")
-    return way
+def _splits(m: "_Model", cards: int) -> list[Split]:
+    """All splits over so many cards that the model allows."""
+    return [
+        Split(pipeline, tensor, cards // pipeline // tensor)
+        for pipeline in _divisors(cards)
+        for tensor in _divisors(cards // pipeline)
+        if m.allows(pipeline, tensor)
+    ]
 
 
 def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
 
 
-def _rank(split: Split) -> tuple[Any, ...]:
+def _named(text: Any, splits: list[Split], cards: int) -> Split:
+    """The split that a text such as "pipeline 2 x tensor 8" means, one of `splits`."""
+    parts = re.findall(r"(pipeline|tensor|data|expert)\D*(\d+)", str(text).lower().partition(",")[0])
+    said = Split(1, 1, 1)._replace(**{kind.replace("expert", "data"): int(size) for kind, size in parts})
+    if (not parts and cards > 1) or math.prod(said) != cards:
+        raise PlanError(f'split must look like "tensor {cards}", its product being {cards} cards; got {text!r}')
+    if said not in splits:
+        raise PlanError(f"split {text!r} does not divide the model's layers, heads or columns")
+    return said
+
+
+def _rank(split: Split, bounds: dict[str, Any]) -> tuple[Any, ...]:
     """The best split comes first: one that fits, inside a machine, fast; else the one that lacks least."""
-    if not split.fits:
-        return (True, split.fullest)
-    return (False, split.tensor > NODE, split.step_seconds, split.pipeline, split.fullest)
+    if not bounds["fits"]:
+        return (True, bounds["fullest"])
+    return (False, split.tensor > NODE, bounds["step_seconds"], split.pipeline, bounds["fullest"])
 
 
-def _cards_needed(m: _Model, card: Hardware, context: int, batch: int, least: float) -> int | None:
-    """Smallest number of cards for which a split fits, from the number that holds `least` bytes on."""
-    start = max(1, math.ceil(least / card.room))
-    most_cut = (len(m.layers), max(t for t in _divisors(m.c.num_attention_heads) if m.allows(1, t)), batch)
-    if m.fullest(*most_cut, context, batch) > card.room:
-        return None
-    for cards in range(start, _MOST_CARDS + 1):
-        if any(m.fullest(*way, context, batch) <= card.room for way in _ways(m, cards)):
-            return cards
-    return None
+# ------------------------------------------------------------------------------------------- bytes and seconds
 
 
-def open_model(model: Any) -> tuple[str, dict[str, Any]]:
-    """Name and configuration of what `plan` takes as a model.
+class _Model:
+    """A configuration with its formats, ready to be split; all sizes in bytes."""
 
-    Raises:
-        PlanError: it is nothing of that kind.
-        KeyError: no file is there, and the catalog does not have the name.
-        ConfigError: a configuration that cannot be read.
-    """
-    if isinstance(model, Path) or (isinstance(model, str) and model and (".json" in model or Path(model).exists())):
-        path = Path(model).resolve()
-        name = path.parent.name if path.name == "config.json" else path.stem
-        return name, shapes.of_the_course(shapes.load(path))
-    if isinstance(model, str):
-        found = catalog.get(model)
-        return found.name, shapes.of_the_course(found.config)
-    if isinstance(model, dict) or hasattr(model, "to_dict"):
-        config = model if isinstance(model, dict) else model.to_dict()
-        return "own model", shapes.of_the_course(config)
-    raise PlanError(f"model must be a name, a config.json, its folder, a dict or a configuration; got {model!r}")
+    def __init__(self, config: Any, precision: str, cache: str, plain: bool = False) -> None:
+        self.c, self.cache, self.plain = shapes.read(config), cache, plain
+        self.formats = weight_formats(self.c, precision)
+        self.layers = list(zip(architecture.layer_kinds(self.c), architecture.attentions(self.c), strict=True))
+        self.blocks = {kind: architecture.layer_blocks(self.c, *kind) for kind, _ in self.layers}
+        self.ends = architecture.end_blocks(self.c)
+        self.mixture_layers = sum(ffn != "dense" for (_, ffn), _ in self.layers)
+        self.mixture = self.mixture_layers > 0
+        self.multiply_adds = architecture.products(self.c)
+        # into how many pieces a cache can be cut
+        self.key_heads = self.c.num_key_value_heads if self.c.model_type in shapes.GQA else 1
+        self.layer_bytes, self.sums = functools.cache(self.layer_bytes), functools.cache(self.sums)
+
+    def layer_bytes(self, kind: Any, tensor: int, stage: int, tokens: float | None = None) -> float:
+        """Weights of one layer on one of the `stage` cards of its stage; with tokens, what they make it read."""
+        blocks, experts = dict(self.blocks[kind]), self.c.n_routed_experts if kind[1] != "dense" else 0
+        routed = blocks.pop("routed_experts", None)
+        size = sum(self.formats[group].bits(block, tensor) for group, block in blocks.items()) / 8
+        if not routed:
+            return size
+        if tokens is None:
+            rows = (self.formats["routed_experts"].block or (1, 1))[0] or 1  # experts are cut in whole blocks of scales
+            slices = tensor == stage and self.c.moe_intermediate_size % (stage * rows) == 0
+            share = 1 / stage if slices else -(-experts // stage) / experts
+        else:  # the average card: the fullest reads no less
+            share = touched_experts(experts, self.c.num_experts_per_tok, tokens) / experts / stage
+        return size + share * self.formats["routed_experts"].bits(routed) / 8
+
+    def end_bytes(self, tensor: int, *names: str) -> float:
+        """What is before and after the layers, on one of `tensor` cards."""
+        return sum(self.formats[group].bits(block, tensor) for group, block in self.ends.items() if group in names) / 8
+
+    def head_bytes(self, tensor: int) -> float:
+        """What turns the last layer's output into logits; a tied embedding does."""
+        head = "embedding" if self.c.tie_word_embeddings else "lm_head"
+        return self.end_bytes(tensor, head, "norms", "hyper_connections")
+
+    def read_bytes(self, split: Split, tokens: float) -> float:
+        """Weights that a card reads for a pass of `tokens` tokens through all stages, added up."""
+        layers = sum(self.layer_bytes(kind, split.tensor, split.stage, tokens) for kind, _ in self.layers)
+        return layers + self.head_bytes(split.tensor)
+
+    def cache_bytes(self, layer: architecture.Attention, entries: tuple[int, int]) -> int:
+        return architecture.cache_bytes(self.c, layer, entries, self.cache)
+
+    def allows(self, pipeline: int, tensor: int) -> bool:
+        """Whether there are layers for the stages, and heads and columns for the tensor split."""
+        heads, keys = self.c.num_attention_heads, self.key_heads
+        width = getattr(self.c, "intermediate_size", None) or 0
+        cut = heads % tensor == 0 and (keys % tensor == 0 or tensor % keys == 0) and width % tensor == 0
+        return pipeline <= len(self.layers) and cut
+
+    def sums(self, tensor: int, stage: int, context: int) -> tuple[list[float], list[float]]:
+        """Weights on a card, and cache of one sequence, of the first 0, 1, ... layers."""
+        weights = (self.layer_bytes(kind, tensor, stage) for kind, _ in self.layers)
+        cache = (self.cache_bytes(layer, layer.held(context)) for _, layer in self.layers)
+        return list(itertools.accumulate(weights, initial=0)), list(itertools.accumulate(cache, initial=0))
+
+    def activations(self, tensor: int, context: int, sequences: float, last: bool) -> float:
+        """An estimate of what a card holds besides weights and cache; `last` cards have the logits.
+
+        A server: gate, up and their product in the widest feed-forward network, and four vectors of the hidden size,
+        for a piece of a prompt, in 16 bit. Plain library code reads whole prompts and writes out logits of all tokens
+        and scores of all pairs, with copies in 32 bit: 12 and 16 bytes each, fitted to the memory tables in the README
+        of DeepSeek LLM.
+        """
+        c = self.c
+        if self.plain:
+            logits = 12 * c.vocab_size * sequences * context if last else 0
+            return max(logits, 16 * c.num_attention_heads * sequences * context**2) / tensor
+        width = getattr(c, "intermediate_size", None) or c.moe_intermediate_size
+        if "n_routed_experts" in shapes.REQUIRED[c.model_type]:
+            shared = 1 if c.model_type == "deepseek_v4" else c.n_shared_experts
+            width = max(width, (c.num_experts_per_tok + shared) * c.moe_intermediate_size)
+        logits = 4 * sequences * c.vocab_size / tensor if last else 0
+        return 2 * min(PREFILL_CHUNK, sequences * context) * (3 * width / tensor + 4 * c.hidden_size) + logits
+
+    def links(self, split: Split, tokens: float) -> float:
+        """Bytes that a card receives for `tokens` tokens of its group: twice a layer a sum over the tensor split, and
+        what comes to its experts (8 bit) and back from others' (16 bit)."""
+        h, stage = self.c.hidden_size, split.stage
+        received = 2 * len(self.layers) * 2 * h * tokens if split.tensor > 1 else 0
+        if self.mixture and split.data > 1:
+            away = touched_experts(stage, 1, self.c.num_experts_per_tok) * (stage - 1) / stage
+            received += self.mixture_layers * 3 * h * away * tokens / split.tensor
+        return received
+
+
+@dataclass(frozen=True)
+class _Job:
+    """Sequences of `context` tokens, `prompt` of them read, on cards of one kind; times are for the average card."""
+
+    m: _Model
+    card: Hardware
+    context: int
+    prompt: int
+    batch: int
+    link: float | None
+
+    def bounds(self, split: Split) -> dict[str, Any]:
+        """What `Plan` says of a split."""
+        step, step_bound = self.step(split, self.context)
+        prefill, prefill_bound = self.prefill(split, self.batch)
+        return {
+            "split": split.name(self.m.mixture),
+            "fullest": self.fullest(split),
+            "fits": self.fits(split),
+            "step_seconds": step,
+            "step_bound": step_bound,
+            "step_floor": self.step(split, self.context, same_experts=True)[0],
+            "tokens_per_second": self.batch / step,
+            "first_token_seconds": self.prefill(split, 1)[0],
+            "prefill_seconds": prefill,
+            "prefill_bound": prefill_bound,
+        }
+
+    def fits(self, split: Split) -> bool:
+        return self.fullest(split) <= self.card.room
+
+    def fullest(self, split: Split) -> int:
+        """Bytes on the fullest card; the last stages have the head, the first the embedding and no extra layer."""
+        m, tensor = self.m, split.tensor
+        sequences, keys = -(-self.batch // split.data), -(-m.key_heads // tensor) / m.key_heads
+        weights, cache = m.sums(tensor, split.stage, self.context)
+        each, extra = divmod(len(m.layers), split.pipeline)
+        found, start = [], 0
+        for stage in range(split.pipeline):
+            end = start + each + (1 <= stage <= extra)
+            size = weights[end] - weights[start] + keys * sequences * (cache[end] - cache[start])
+            first, last = stage == 0, stage == split.pipeline - 1
+            size += m.end_bytes(tensor, "embedding") if first or (last and m.c.tie_word_embeddings) else 0
+            size += m.end_bytes(tensor, "lm_head", "norms", "hyper_connections") if last else 0
+            found.append(size + m.activations(tensor, self.context, sequences, last))
+            start = end
+        return math.ceil(max(found))
+
+    def cards_needed(self, least: float) -> int | None:
+        """Smallest number of cards for which a split fits, from the number that holds `least` bytes on."""
+        m = self.m
+        tensor = max(t for t in _divisors(m.c.num_attention_heads) if m.allows(1, t))
+        if not self.fits(Split(len(m.layers), tensor, self.batch)):  # cut as far as it goes
+            return None
+        numbers = range(max(1, math.ceil(least / self.card.room)), _MOST_CARDS + 1)
+        return next((number for number in numbers if any(map(self.fits, _splits(m, number)))), None)
+
+    def step(self, split: Split, tokens: int, same_experts: bool = False) -> tuple[float, str]:
+        """Least seconds in which each sequence gets one more token after `tokens` of them, and what bounds them.
+
+        Stages of a pipeline work at the same time if the batch is cut into as many parts; a part passes them one by
+        one, so the times of all layers add up for it, and no stage is idle.
+        """
+        m = self.m
+        part = self.batch / min(split.pipeline, self.batch)
+        own = max(1, part / split.data)  # sequences of one group in a part
+        keys = -(-m.key_heads // split.tensor) / m.key_heads
+        read = m.read_bytes(split, 1 if same_experts else part)
+        read += own * keys * sum(m.cache_bytes(layer, layer.read(tokens)) for _, layer in m.layers)
+        attention = 2 * sum(layer.step(tokens) for _, layer in m.layers)
+        arithmetic = self._products(own / split.tensor, part / split.stage, own / split.tensor)
+        arithmetic += own / split.tensor * attention / self._attention_speed()
+        return self._roofline(arithmetic, read, m.links(split, own))
+
+    def prefill(self, split: Split, batch: int) -> tuple[float, str]:
+        """Least seconds to read `batch` prompts, in passes of at most `PREFILL_CHUNK` tokens, and what bounds them."""
+        m, pipeline, prompt = self.m, split.pipeline, self.prompt
+        own = -(-batch // split.data)  # prompts of the fullest group
+        cards = split.tensor * pipeline
+        attention = 2 * sum(layer.prompt(prompt) for _, layer in m.layers)
+        arithmetic = self._products(own * prompt / cards, batch * prompt / (cards * split.data), own / cards)
+        arithmetic += own / cards * attention / self._attention_speed()
+        chunk = own * prompt if m.plain else min(PREFILL_CHUNK, own * prompt)
+        passes, tokens = -(-own * prompt // chunk), chunk * min(split.data, batch)
+        head = m.head_bytes(split.tensor)
+        read = (m.read_bytes(split, tokens) - head) * max(passes / pipeline, 1) + head / pipeline
+        return self._roofline(arithmetic, read, m.links(split, own * prompt) / pipeline)
+
+    def _products(self, shared: float, routed: float, heads: float) -> float:
+        """Seconds of one card for products with weights: tokens it takes through shared weights, experts, the head."""
+        tokens = dict.fromkeys(self.m.multiply_adds, shared) | {"routed_experts": routed, "lm_head": heads}
+        speed = {group: self.card.speed(self.m.formats[group].name) for group in tokens}
+        return sum(2 * n * tokens[group] / speed[group] for group, n in self.m.multiply_adds.items())
+
+    def _attention_speed(self) -> float:
+        """FLOP/s of attention: in 16 bit, as V3 computes it (report, section 3.3.1), or in the cache's format."""
+        return self.card.speed("bfloat16" if self.m.cache == PACKED_CACHE else self.m.cache)
+
+    def _roofline(self, arithmetic: float, read: float, received: float) -> tuple[float, str]:
+        """The longest of three times that overlap, and its name."""
+        links = received / self.link if self.link else 0
+        times = {"arithmetic": arithmetic, "memory": read / self.card.bandwidth, "links": links}
+        bound = max(times, key=times.get)
+        return times[bound], bound
+
+    def seconds_per_token(self, split: Split, answer: int) -> float:
+        """Seconds in which all cards write one token, their share of reading prompts included."""
+        if not answer:
+            return self.step(split, self.context)[0] / self.batch
+        first_step = self.step(split, self.prompt)[0]  # no step is faster than the first
+        return (self.prefill(split, self.batch)[0] / answer + first_step) / self.batch
