@@ -14,7 +14,7 @@ import pkgutil
 import textwrap
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from utils.errors import CourseError
 from utils.exercises import _answers, _learner, _slips
@@ -42,6 +42,14 @@ class Mistake:
 
     answer: Any
     hint: str
+
+
+class Judgement(NamedTuple):
+    """Whether an answer is right, what is told about it in one line, and what is shown before that."""
+
+    right: bool
+    told: str
+    report: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,6 +102,12 @@ class Exercise:
     def agrees(self, given: Any, wanted: Any) -> bool:
         """Whether two results are the same within this exercise's tolerance."""
         return _answers.same(given, wanted, self.tolerance)
+
+    def judge(self, given: list) -> Judgement:
+        """Judge results that `results` has read."""
+        if self.agrees(given, self.expected):
+            return Judgement(True, self.after)
+        return Judgement(False, _advice(given, self))
 
 
 @dataclass(frozen=True)
@@ -173,11 +187,13 @@ def check(exercise_id: str, answer: Any = ...) -> None:
         if given[0] is None:
             print("It is None. That is what print(...) gives, and a function without return: print only shows a value.")
         return
-    if exercise.agrees(given, exercise.expected):
-        _learner.solved(exercise.id)
-        print(f"{exercise.id} ✔ right. {exercise.after}")
-        return
-    raise NotYet(f"{exercise.id}, not yet. {_advice(given, exercise)}")
+    judgement = exercise.judge(given)
+    if judgement.report:
+        print(judgement.report)
+    if not judgement.right:
+        raise NotYet(f"{exercise.id}, not yet. {judgement.told}")
+    _learner.solved(exercise.id)
+    print(f"{exercise.id} ✔ right. {judgement.told}")
 
 
 def hint(exercise_id: str) -> None:

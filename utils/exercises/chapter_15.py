@@ -1,74 +1,29 @@
-"""Exercises of chapter 15: three deployments, the roofline, and the batch at which it turns."""
+"""Exercises of chapter 15: the roofline, the batch at which it turns, and three commissions."""
 
 import math
 
-from utils.exercises import Exercise, Mistake, Question
+from utils.exercises import Exercise, Mistake, Question, _commissions
+from utils.exercises._commissions import Commission, Request
 
-_LARGEST = """\
-from utils.planner import plan
 
-batch = 1
-while plan({model!r}, {hardware!r}, {precision!r}, context={context}, batch=batch + 1).fits:
-    batch += 1
-answer = batch
+def _deployment(model: str, precision: str, hardware: str, split: str, batch: int) -> dict[str, str | int]:
+    return {"model": model, "precision": precision, "hardware": hardware, "split": split, "batch": batch}
+
+
+_ANSWER = """\
+answer = {{
+    "model": {model!r},
+    "precision": {precision!r},
+    "hardware": {hardware!r},
+    "split": {split!r},
+    "batch": {batch},
+}}
 """
+
 
 EXERCISES = (
     Exercise(
         id="15.1",
-        level=1,
-        minutes=6,
-        hints=(
-            "Raise the batch until plan(...).fits turns false.",
-            'plan("deepseek-llm-7b-base", "RTX4090", batch=2).fits is a start.',
-        ),
-        solution=_LARGEST.format(model="deepseek-llm-7b-base", hardware="RTX4090", precision="bfloat16", context=4096),
-        after="Plain multi-head attention: each conversation of 4,096 tokens costs 2 GB of cache.",
-        mistakes=(
-            Mistake(1, "One fits, and there is still room for more."),
-            Mistake(5, "That is the first batch that does not fit, or a sum without the reserve and the activations."),
-            Mistake(24, "That is the card's memory in GB. How many conversations fit beside the weights?"),
-        ),
-    ),
-    Exercise(
-        id="15.2",
-        level=2,
-        minutes=8,
-        hints=(
-            "int8 for the weights; the cache stays in 16 bit.",
-            'Try plan("DeepSeek-V2-Lite", "A100-40GB", "int8", context=32_768, batch=...).',
-        ),
-        solution=_LARGEST.format(model="DeepSeek-V2-Lite", hardware="A100-40GB", precision="int8", context=32768),
-        after="The latent makes long conversations cheap: one of 32,768 tokens costs 1 GB, half of what 4,096 tokens "
-        "cost the 7B model.",
-        mistakes=(
-            Mistake(22, "That is one conversation too many, or a plan without the reserve of 5 %."),
-            Mistake(6, "Is the precision int8? That many fit with 16-bit weights."),
-            Mistake(1, "One fits, and there is still a lot of room."),
-        ),
-    ),
-    Exercise(
-        id="15.3",
-        level=2,
-        minutes=8,
-        hints=(
-            "A plan says how many cards it needs: cards_needed. It does not depend on how many you name.",
-            'plan("DeepSeek-V3", "8xH100", "float8", context=65_536, batch=32).cards_needed',
-        ),
-        solution="from utils.planner import plan\n\n"
-        'answer = plan("DeepSeek-V3", "8xH100", "float8", context=65_536, batch=32).cards_needed',
-        after="Eleven cards hold the sum of all bytes, but no split is that even: whole layers, and the cache of whole "
-        "conversations, lie on one card. Machines have eight cards, so this means two of them, with room to spare.",
-        mistakes=(
-            Mistake(11, "Eleven hold the sum of all bytes. But does a split of them leave room on every card?"),
-            Mistake(10, "That is enough for one short conversation. Name the context and the batch."),
-            Mistake(9, "That holds the weights. Now add the cache of 32 long conversations, and a split."),
-            Mistake(8, "Eight H100 do not even hold the weights."),
-            Mistake(24, "Is the precision float8? In 16 bit the weights are twice as large."),
-        ),
-    ),
-    Exercise(
-        id="15.4",
         level=1,
         minutes=6,
         hints=(
@@ -92,9 +47,9 @@ EXERCISES = (
         probes=((1e12, 1e9, 1e14, 1e12), (1e9, 1e10, 1e14, 1e12), (2e12, 2e10, 1e14, 1e12)),
     ),
     Exercise(
-        id="15.5",
-        level=3,
-        minutes=12,
+        id="15.2",
+        level=2,
+        minutes=8,
         hints=(
             "Set the two times equal: 2 P n / peak = 2 P / bandwidth. P cancels.",
             "n = peak / bandwidth, rounded up.",
@@ -119,6 +74,114 @@ EXERCISES = (
             Mistake(lambda peak, bandwidth: bandwidth / peak, "The other way round: arithmetic grows with the batch."),
         ),
         probes=((989e12, 3.35e12), (312e12, 1.555e12), (10.5, 2.0), (12.0, 3.0), (15.0, 3.0)),
+    ),
+    Commission(
+        id="15.3",
+        level=2,
+        minutes=10,
+        hints=(
+            "Is the model in catalog.models()? Then try the cheapest card: does plan(...) fit with a batch of 12?",
+            "Plain multi-head attention is dear here. Which of the four models keep less cache for a conversation?",
+            "Half of the weights' bytes make room on a small card: try precision int8 or float8.",
+        ),
+        solution=_ANSWER.format(
+            **_deployment("DeepSeek-R1-Distill-Llama-8B", "int8", "1xRTX4090", "one card", 12),
+        ),
+        after="A name in an article is no model, and the cache of twelve conversations can outweigh the weights.",
+        mistakes=(
+            Mistake(_deployment("DeepSeek-13B", "int8", "1xRTX4090", "one card", 12), _commissions.PHANTOM),
+            Mistake(_deployment("deepseek-llm-7b-base", "int8", "1xRTX4090", "one card", 12), _commissions.HEADS),
+            Mistake(
+                _deployment("DeepSeek-R1-Distill-Qwen-14B", "int8", "1xRTX4090", "one card", 12), _commissions.CACHE
+            ),
+            Mistake(_deployment("DeepSeek-V2-Lite", "bfloat16", "1xRTX4090", "one card", 12), _commissions.WEIGHTS),
+            Mistake(_deployment("DeepSeek-V2-Lite", "int8", "1xRTX4090", "one card", 1), _commissions.QUEUE),
+            Mistake(_deployment("deepseek-llm-7b-base", "bfloat16", "1xL40S", "one card", 12), _commissions.STEP),
+            Mistake(_deployment("DeepSeek-V2-Lite", "int8", "1xA100-80GB", "one card", 12), _commissions.DEAR),
+        ),
+        request=Request(
+            models=(
+                *("deepseek-llm-7b-base", "DeepSeek-V2-Lite"),
+                *("DeepSeek-R1-Distill-Llama-8B", "DeepSeek-R1-Distill-Qwen-14B"),
+            ),
+            precisions=("bfloat16", "float8", "int8"),
+            cards={"RTX4090": 0.5, "L40S": 1.0, "A100-80GB": 1.8},
+            counts=(1, 2, 4),
+            context=4096,
+            answer=512,
+            first_token=1,
+            each_token=0.04,
+            budget=1.2,
+            users=12,
+        ),
+    ),
+    Commission(
+        id="15.4",
+        level=2,
+        minutes=15,
+        hints=(
+            "Nobody waits, so the batch is free: raise it until the answers are enough or the cache has no room.",
+            "What does bitsandbytes do to the experts of V2-Lite? Chapter 06 has weighed them. bfloat16 is on the safe "
+            "side.",
+            "Answers in an hour: 3600 * batch / (prefill_seconds + 256 * step_seconds), from a plan with answer=256.",
+        ),
+        solution=_ANSWER.format(**_deployment("DeepSeek-V2-Lite", "bfloat16", "2xRTX4090", "data 2", 32)),
+        after="bitsandbytes saves next to nothing of a mixture. The batch makes the speed, until it eats the memory.",
+        mistakes=(
+            Mistake(_deployment("DeepSeek-V2-Lite", "int8", "1xRTX4090", "one card", 8), _commissions.FUSED),
+            Mistake(_deployment("DeepSeek-V2-Lite", "bfloat16", "2xRTX4090", "pipeline 2", 128), _commissions.BATCH),
+            Mistake(_deployment("DeepSeek-V2-Lite", "bfloat16", "2xRTX4090", "tensor 2", 64), _commissions.LATENT),
+            Mistake(_deployment("DeepSeek-V2-Lite", "bfloat16", "1xL40S", "one card", 4), _commissions.THROUGHPUT),
+            Mistake(_deployment("DeepSeek-R1-Distill-Qwen-32B", "int8", "1xL40S", "one card", 4), _commissions.PROMPTS),
+            Mistake(_deployment("DeepSeek-V2-Lite", "bfloat16", "2xA100-80GB", "data 2", 32), _commissions.DEAR),
+        ),
+        request=Request(
+            models=("DeepSeek-V2-Lite", "DeepSeek-R1-Distill-Qwen-14B", "DeepSeek-R1-Distill-Qwen-32B"),
+            precisions=("bfloat16", "int8"),
+            cards={"RTX4090": 0.5, "L40S": 1.0, "A100-80GB": 1.8},
+            counts=(1, 2, 4),
+            context=6144,
+            answer=256,
+            first_token=30,
+            each_token=0.2,
+            budget=2.0,
+            per_hour=9000,
+            bitsandbytes=True,
+        ),
+    ),
+    Commission(
+        id="15.5",
+        level=3,
+        minutes=20,
+        hints=(
+            "Weights and cache first: which cards, and how many, hold both? Then the splits, one by one.",
+            "A tensor split keeps the whole latent on each card; in a data split, one group reads a long prompt alone. "
+            "What is left?",
+            "A pipeline cuts weights, cache and the reading of a prompt. Every step passes all its stages, so watch "
+            "step_seconds.",
+        ),
+        solution=_ANSWER.format(**_deployment("DeepSeek-V3.1", "published", "8xH200", "pipeline 8", 40)),
+        after="Three splits, three prices: tensor copies the latent, data leaves a prompt to one group, and a pipeline "
+        "passes its stages one by one.",
+        mistakes=(
+            Mistake(_deployment("DeepSeek-V3.1", "published", "8xH200", "tensor 8", 40), _commissions.LATENT),
+            Mistake(_deployment("DeepSeek-V3.1", "published", "8xH200", "data 8", 40), _commissions.GROUPS),
+            Mistake(_deployment("DeepSeek-V3.1", "float8", "16xH20", "pipeline 16", 40), _commissions.PREFILL),
+            Mistake(_deployment("DeepSeek-V3.2", "published", "8xH100", "pipeline 8", 40), _commissions.WEIGHTS),
+            Mistake(_deployment("DeepSeek-V3.2", "published", "8xB200", "data 8", 40), _commissions.DEAR),
+        ),
+        request=Request(
+            models=("DeepSeek-V3.1", "DeepSeek-R1-0528", "DeepSeek-V3.2"),
+            precisions=("published", "float8", "bfloat16"),
+            cards={"H20": 1.6, "H100": 2.5, "H200": 3.5, "B200": 6.0},
+            counts=(8, 16),
+            context=65_536,
+            answer=2048,
+            first_token=5,
+            each_token=0.05,
+            budget=42.0,
+            users=40,
+        ),
     ),
 )
 
