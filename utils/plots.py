@@ -2,7 +2,8 @@
 
 A plotting cell asks for `panels`, fills each with `lines`, `bars`, `dots`, `spans` or `heatmap`, and ends with `show`.
 `show` reads the drawn data back out of the figure: its text twin names every curve and bar with rounded numbers. So a
-reader who cannot see the picture has its data, and a test that compares outputs compares them too.
+reader who cannot see the picture has its data, and a test that compares outputs compares them too. A bar or mark whose
+name stands only on an axis carries it as matplotlib's group id (`gid`).
 
 The chart helpers share these options, which `dress` applies: `title`, `x` and `y` (axis labels), `log` ("x", "y" or
 "xy"), `xticks` and `yticks` (places, or place -> label), `xlim`, `ylim`, `across` and `upright` (label -> place of a
@@ -10,18 +11,18 @@ horizontal or vertical reference line), `legend` ("best", "right" for outside, o
 """
 
 import base64
+import dataclasses
 import io
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
-import matplotlib
 import numpy as np
 from IPython import get_ipython
 from IPython.display import display
-from matplotlib import collections, container, font_manager, ticker
+from matplotlib import collections, container, cycler, font_manager, ticker
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -39,37 +40,21 @@ PALETTE = {
 }
 COLOURS = tuple(PALETTE.values())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # shape says what colour says
+HATCHES = ("", "//", "..", "xx", "--")
+WRITTEN = "_written"  # label of a text that repeats drawn data, which the twin names already
+CHINESE = "Chinese of the course"
 
 
 def use_style() -> None:
     """Set the course's matplotlib style; Chinese characters fall back to the bundled font."""
-    font = resources.files("utils").joinpath("data", "NotoSansCJK-subset.otf")
-    known = [entry.name for entry in font_manager.fontManager.ttflist if entry.fname == str(font)]
-    if not known:
-        font_manager.fontManager.addfont(str(font))
-        known = [font_manager.fontManager.ttflist[-1].name]
+    data, known = resources.files("utils").joinpath("data"), font_manager.fontManager.ttflist
+    if CHINESE not in [font.name for font in known]:
+        font_manager.fontManager.addfont(str(data.joinpath("NotoSansCJK-subset.otf")))
+        known.append(dataclasses.replace(known.pop(), name=CHINESE))  # a name that no font of the system has
     # The bundled font has one weight; matplotlib would say so beside every bold title.
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    matplotlib.rcParams.update(
-        {
-            "axes.prop_cycle": matplotlib.cycler(color=list(PALETTE.values())),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.titlelocation": "left",
-            "axes.titleweight": "bold",
-            "axes.grid": True,
-            "axes.axisbelow": True,
-            "grid.alpha": 0.3,
-            "figure.facecolor": "white",
-            "figure.figsize": (8, 4.2),
-            "figure.dpi": 110,
-            "savefig.facecolor": "white",
-            "font.family": ["DejaVu Sans", *known],
-            "font.size": 10.5,
-            "legend.frameon": False,
-            "image.cmap": "cividis",
-        }
-    )
+    plt.style.use(str(data.joinpath("course.mplstyle")))
+    plt.rcParams.update({"axes.prop_cycle": cycler(color=COLOURS), "font.family": ["DejaVu Sans", CHINESE]})
 
 
 Values = Sequence[float] | np.ndarray
@@ -156,10 +141,6 @@ def lines(
     dress(axes, **options)
 
 
-HATCHES = ("", "//", "..", "xx", "--")
-WRITTEN = "_written"  # label of a text that repeats drawn data, which the twin names already
-
-
 def bars(
     axes: Axes,
     values: Mapping[str, float | Mapping[str, float]],
@@ -168,7 +149,7 @@ def bars(
     text: str = "{:,.3g}",
     stacked: bool = False,
     standing: bool = False,
-    highlight: Iterable[str] = (),
+    highlight: Collection[str] = (),
     **options: Any,
 ) -> None:
     """Draw horizontal bars, first on top, each with its value beside it.
@@ -196,7 +177,8 @@ def bars(
             places + shift, lengths, thick, **{start: begins.copy()}, label=part or None, edgecolor="white", **own
         )
         for bar, name in zip(drawn, values, strict=True):
-            if name in set(highlight):
+            bar.set_gid(name)
+            if name in highlight:
                 bar.set(facecolor=PALETTE["orange"], hatch="//")
         if text and not stacked:
             for label in axes.bar_label(drawn, [text.format(value) for value in lengths], padding=3):
@@ -204,15 +186,12 @@ def bars(
         if stacked:
             begins += lengths
     if errors:
-        names = [name for name in values if name in errors]
-        ends = np.array([errors[name] for name in names], dtype=float).T
-        at = [list(values).index(name) for name in names]
+        at = [place for place, name in enumerate(values) if name in errors]
+        ends = np.array([errors[name] for name in values if name in errors], dtype=float).T
         mean, half = ends.mean(0), (ends[1] - ends[0]) / 2
         pair = (at, mean) if standing else (mean, at)
         axes.errorbar(*pair, **{"yerr" if standing else "xerr": half}, fmt="none", ecolor=PALETTE["black"], capsize=4)
-        axes._course_intervals = {name: errors[name] for name in names}
     (axes.xaxis if standing else axes.yaxis).set_ticks(places, list(values))
-    axes._course_bars = list(values)  # shared or thinned ticks do not change what the bars are called
     if not standing:
         axes.invert_yaxis()
     axes.grid(visible=False, axis="x" if standing else "y")
@@ -242,17 +221,16 @@ def spans(
         mean: a stroke at each row's mean.
         options: see `dress`.
     """
-    for place, values in enumerate(rows.values()):
+    for place, (row, values) in enumerate(rows.items()):
         axes.plot([min(values), max(values)], [place, place], color=PALETTE["grey"], linewidth=2, zorder=1)
         for number, value in enumerate(values):
             style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
             named = names[number] if number < len(names) and place == 0 else None
-            axes.plot([value], [place], linestyle="", markersize=8, label=named, **style)
+            axes.plot([value], [place], linestyle="", markersize=8, label=named, gid=row, **style)
         if mean:
             axes.plot([np.mean(values)] * 2, [place - 0.3, place + 0.3], color=PALETTE["red"], linewidth=2.5)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes._course_rows = {name: list(map(float, values)) for name, values in rows.items()}
     dress(axes, **options)
 
 
@@ -342,18 +320,9 @@ def twin(figure: Figure, *, crossings: bool = False) -> list[str]:
         axis_names = [name for name in (axes.get_xlabel(), axes.get_ylabel()) if name]
         head = f"“{title}”" if title else "Panel"
         text.append(" ".join(f"{head} [{' | '.join(axis_names)}]".split()) if axis_names else head)
-        rows = [
-            *_lines_in_words(axes, crossings),
-            *_bars_in_words(axes),
-            *_points_in_words(axes),
-            *_maps_in_words(axes),
-        ]
-        rows += [
-            f"note “{_flat(note.get_text())}”"
-            for note in axes.texts
-            if note.get_label() != WRITTEN and note.get_text().strip()
-        ]
-        text += [f"  {row}" for row in rows]
+        notes = [note.get_text() for note in axes.texts if note.get_label() != WRITTEN and note.get_text().strip()]
+        rows = _lines_in_words(axes, crossings) + _bars_in_words(axes) + _points_in_words(axes) + _maps_in_words(axes)
+        text += [f"  {row}" for row in (*rows, *(f"note “{_flat(note)}”" for note in notes))]
     return text
 
 
@@ -380,56 +349,62 @@ def _curve(values: np.ndarray) -> str:
 
 
 def _lines_in_words(axes: Axes, crossings: bool) -> list[str]:
-    drawn_rows = getattr(axes, "_course_rows", {})
-    rows = [f"“{name}”: {_curve(np.array(values))}" for name, values in drawn_rows.items()]
+    marked: dict[str, list[float]] = {}  # of `spans`: its other lines repeat these marks
+    for line in axes.get_lines():
+        if line.get_gid():
+            marked.setdefault(line.get_gid(), []).extend(line.get_xdata())
+    rows = [f"“{name}”: {_curve(np.array(values, dtype=float))}" for name, values in marked.items()]
     curves: list[tuple[str, np.ndarray, np.ndarray]] = []
     for line in axes.get_lines():
-        name = str(line.get_label())
+        label = str(line.get_label())
+        name = f"“{_flat(label)}”" if label[:1] != "_" else ""
         places, values = (np.asarray(line.get_data(orig=False)[side], dtype=float) for side in (0, 1))
-        if line.get_transform() != axes.transData and name[:1] != "_":  # a reference line
+        if name and line.get_transform() != axes.transData:  # a reference line
             flat = len(set(values)) == 1 and set(places) == {0.0, 1.0}
-            rows.append(f"“{_flat(name)}” at {_number(values[0] if flat else places[0])}")
-        elif not drawn_rows and (name[:1] != "_" or (len(values) > 2 and not axes.containers)):
-            rows.append((f"“{_flat(name)}”: " if name[:1] != "_" else "curve: ") + _curve(values))
-            curves.append((name, places, values))
-    for number, (name, places, values) in enumerate(curves if crossings else []):
-        for other, others, heights in curves[number + 1 :]:
-            gap = values - np.interp(places, others, heights)
-            kept = np.flatnonzero(gap)  # a place where both are equal is crossed if the sign differs around it
-            for i, j in itertools.pairwise(kept):
-                if gap[i] * gap[j] < 0:
-                    place = places[i] + (places[j] - places[i]) * gap[i] / (gap[i] - gap[j])
-                    rows.append(f"“{_flat(name)}” crosses “{_flat(other)}” at {_number(place)}")
-    return rows
+            rows.append(f"{name} at {_number(values[0] if flat else places[0])}")
+        elif not marked and (name or (len(values) > 2 and not axes.containers)):
+            rows.append(f"{name or 'curve'}: {_curve(values)}")
+            curves.append((name or f"“{label}”", places, values))
+    return rows + [row for pair in itertools.combinations(curves, 2) for row in _crossings(*pair) if crossings]
+
+
+def _crossings(curve: tuple[str, np.ndarray, np.ndarray], other: tuple[str, np.ndarray, np.ndarray]) -> Iterator[str]:
+    name, places, values = curve
+    gap = values - np.interp(places, *other[1:])
+    kept = np.flatnonzero(gap)  # a place where both are equal is crossed if the sign differs around it
+    for i, j in itertools.pairwise(kept):
+        if gap[i] * gap[j] < 0:
+            place = places[i] + (places[j] - places[i]) * gap[i] / (gap[i] - gap[j])
+            yield f"{name} crosses {other[0]} at {_number(place)}"
 
 
 def _bars_in_words(axes: Axes) -> list[str]:
-    rows = []
+    rows, names = [], {}
     for group in axes.containers:
+        if isinstance(group, container.ErrorbarContainer):  # drawn across the middle of bars with the same places
+            upright = group.has_yerr
+            for ends in group.lines[2][0].get_segments():
+                place = round(float(ends[0, int(not upright)]), 6)
+                if name := names.get(place):
+                    rows.append(f"interval of “{name}”: {' to '.join(map(_number, ends[:, int(upright)]))}")
         if not isinstance(group, container.BarContainer):
             continue
         flat = group.orientation == "horizontal"
         axis = axes.yaxis if flat else axes.xaxis
         ticks = dict(zip(np.round(axis.get_ticklocs(), 6), (t.get_text() for t in axis.get_ticklabels()), strict=False))
-        ticks = dict(enumerate(getattr(axes, "_course_bars", []))) or ticks
-        words = []
+        words, lengths = [], []
         for bar in group.patches:
             middle = bar.get_y() + bar.get_height() / 2 if flat else bar.get_x() + bar.get_width() / 2
             start, length = (bar.get_x(), bar.get_width()) if flat else (bar.get_y(), bar.get_height())
             near = min(ticks, key=lambda place, m=middle: abs(place - m), default=None)
-            name = ticks.get(near) or _number(middle)
+            name = names[round(middle, 6)] = bar.get_gid() or ticks.get(near) or _number(middle)
             stands = len(axes.containers) == 1 and start != 0
-            words.append(
-                f"“{_flat(name)}” {_number(start) + ' to ' if stands else ''}{_number(length + start * stands)}"
-            )
-        if len(words) > 40:
-            words = [
-                f"bars: {_curve(np.array([bar.get_width() if flat else bar.get_height() for bar in group.patches]))}"
-            ]
+            ends = f"{_number(start)} to {_number(start + length)}" if stands else _number(length)
+            words.append(f"“{_flat(name)}” {ends}")
+            lengths.append(length)
         label = str(group.get_label())
-        rows.append(("" if label[:1] == "_" else f"“{_flat(label)}”: ") + "; ".join(words))
-    for name, ends in getattr(axes, "_course_intervals", {}).items():
-        rows.append(f"interval of “{name}”: {' to '.join(map(_number, ends))}")
+        told = "; ".join(words) if len(words) <= 40 else f"bars: {_curve(np.array(lengths))}"
+        rows.append(("" if label[:1] == "_" else f"“{_flat(label)}”: ") + told)
     return rows
 
 
@@ -457,8 +432,8 @@ def _maps_in_words(axes: Axes) -> list[str]:
             continue
         bar = image.colorbar
         unit = f" ({bar.ax.get_ylabel()})" if bar is not None and bar.ax.get_ylabel() else ""
-        rows.append(f"map of {values.shape[0]} × {values.shape[1]}{unit}: {_number(np.nanmin(values))} to "
-                    f"{_number(np.nanmax(values))}, mean {_number(np.nanmean(values))}")  # fmt: skip
+        low, high, mean = map(_number, (np.nanmin(values), np.nanmax(values), np.nanmean(values)))
+        rows.append(f"map of {values.shape[0]} × {values.shape[1]}{unit}: {low} to {high}, mean {mean}")
         names, columns = ([tick.get_text() for tick in axis.get_ticklabels()] for axis in (axes.yaxis, axes.xaxis))
         if len(names) == values.shape[0] <= 16 and len(columns) == values.shape[1]:
             for name, line in zip(names, values, strict=True):
