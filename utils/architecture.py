@@ -9,7 +9,7 @@ DeepSeek-V3.2 report s.2; DeepSeek-V4 (2606.19348) s.2.
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -25,12 +25,10 @@ class ParameterCount:
 
     Attributes:
         norms: those of low-rank queries and keys included, those inside an indexer or a compressor not.
-        lm_head: 0 when it is tied to the embedding.
         mtp: multi-token-prediction layers, which only the published files hold, without copies of embedding and head.
-        router_bias: load-balancing biases (`e_score_correction_bias`), buffers in transformers.
-        hash_tables: V4's frozen token-to-expert tables, V k integers in each hash layer, buffers as well.
+        router_bias, hash_tables: load-balancing biases, and V4's frozen token-to-expert tables: buffers.
         routed_experts_used: of `routed_experts`, what one token passes through; None if `num_experts_per_tok` is open.
-        tied: whether embedding and head are one matrix.
+        tied: whether embedding and head are one matrix, the embedding.
     """
 
     embedding: int
@@ -60,10 +58,7 @@ class ParameterCount:
         return sum(self.groups().values())
 
     def activated(self, include_embedding: bool = False, include_head: bool = False) -> int:
-        """Parameters that one token uses: k routed experts in each MoE layer, and everything else.
-
-        Embedding and head count only when asked for; a tied pair is one matrix. Raises ConfigError if k is open.
-        """
+        """Parameters that one token uses; a tied pair counts if either is asked for. Raises ConfigError if open."""
         if self.routed_experts_used is None:
             raise ConfigError(_OPEN)
         body = self.total - self.embedding - self.lm_head - self.routed_experts + self.routed_experts_used
@@ -88,30 +83,33 @@ class FlopCount(NamedTuple):
 
 
 def count_parameters(config: Any) -> ParameterCount:
-    """Parameters of the model that `config` (see `shapes.read`) describes, to the last one.
+    """Parameters of the model that `config` (see `shapes.read`) describes, to the last one. Raises ConfigError.
 
     Fields that a class does not use count for nothing: `num_key_value_heads` under MLA and in V4, `n_shared_experts`
     in V4 (always one), `moe_layer_freq` outside "deepseek".
-
-    Raises:
-        ConfigError: a field is missing, malformed or contradicts another, or the model type is unknown.
     """
     c = read(config)
     kinds = Counter(ffn for _, ffn in layer_kinds(c))
+    groups = dict.fromkeys(GROUPS, 0) | {name: size(block) for name, block in _model(c).items()}
     return ParameterCount(
-        **dict.fromkeys(GROUPS, 0) | {name: size(block) for name, block in _model(c).items()},
+        **groups,
         mtp=_mtp(c),
         router_bias=kinds["moe"] * c.E if c.model_type in BIASED_ROUTER else 0,
         hash_tables=kinds["hash_moe"] and kinds["hash_moe"] * c.V * c.k,
-        routed_experts_used=None if getattr(c, "num_experts_per_tok", 0) is None else size(_used_experts(c)),
+        routed_experts_used=_of_chosen(c, groups["routed_experts"]),
         tied=c.tie_word_embeddings,
     )
 
 
-def weight_bytes(config: Any, dtype: Any = "bfloat16") -> int:
-    """Bytes of all parameters (`total`), rounded up, in the formats of `formats.weight_formats`.
+def _of_chosen(c: Shape, routed: int) -> int | None:
+    """What one token uses of something that all routed experts have; None if the configuration leaves that open."""
+    return 0 if c.E is None else c.k and routed // c.E * c.k
 
-    With `PUBLISHED`, scales and router biases (32 bit) are included. Raises ConfigError.
+
+def weight_bytes(config: Any, dtype: Any = "bfloat16") -> int:
+    """Bytes of all parameters (`total`), rounded up, in the formats of `formats.weight_formats`. Raises ConfigError.
+
+    With `PUBLISHED`, scales and router biases (32 bit) are included.
     """
     c = read(config)
     formats = weight_formats(c, dtype)
@@ -123,13 +121,11 @@ def kv_cache_bytes(config: Any, tokens: int, batch: int = 1, dtype: Any = "bfloa
     """Bytes that the cache must hold after `tokens` tokens so that decoding can go on, for `batch` sequences.
 
     The cache of transformers holds exactly this, with two exceptions: V4's layers without compression hold their one
-    tensor twice, as keys and as values, and a window of 1 never drops a token. Layers are rounded up to whole bytes.
-
-    `PACKED_CACHE` is the layout of DeepSeek's kernels for latents: the RoPE part in 16 bit, the rest in 8 bit with
+    tensor twice, and a window of 1 never drops a token. In `PACKED_CACHE`, the RoPE part has 16 bit, the rest 8 with
     scales, 656 bytes an entry in V3.2 and 584 in V4; the indexer's keys have 8 bit and a scale, in V4 4 bit.
 
     Raises:
-        ConfigError: as `count_parameters`; tokens below 0 or batch below 1; not integers; unknown dtype.
+        ConfigError: also for tokens below 0, a batch below 1, an unknown dtype.
     """
     c = read(config)
     tokens, batch = whole_number("tokens", tokens, 0), whole_number("batch", batch, 1)
@@ -139,15 +135,13 @@ def kv_cache_bytes(config: Any, tokens: int, batch: int = 1, dtype: Any = "bfloa
 def flops_per_token(config: Any, context: int, absorbed: bool = True) -> FlopCount:
     """FLOPs to decode one token when the cache holds `context` tokens, so that context + 1 are attended.
 
-    Matrix products only. The head is included, the embedding lookup is free. `absorbed` chooses one of two equivalent
-    ways for MLA in V2 and V3. Absorbed, as serving kernels do it: the up projection of the new token works on its
-    query and output, and attention runs on the cached latents. Expanded, as transformers does it: every cached latent
-    is turned into keys and values again. For V3.2 and V4 it is what the architecture asks for: the indexer scores all,
-    attention covers the `index_topk` best, in V3.2 absorbed. transformers computes all scores, masks them, and expands
-    V3.2's latents, so it needs more.
+    Matrix products only; the embedding lookup is free. For MLA in V2 and V3 there are two equivalent ways. Absorbed, as
+    serving kernels do it: attention runs on the cached latents. Not absorbed, as transformers does it: every latent is
+    turned into keys and values again. V3.2 and V4 get what they ask for: the indexer scores all, attention covers the
+    `index_topk` best, in V3.2 absorbed. transformers computes all scores, masks them, and expands V3.2's latents.
 
     Raises:
-        ConfigError: as `count_parameters`; context below 0 or not an integer.
+        ConfigError: also for a context below 0.
     """
     c = read(config)
     context = whole_number("context", context, 0)
@@ -157,7 +151,9 @@ def flops_per_token(config: Any, context: int, absorbed: bool = True) -> FlopCou
 def products(c: Shape) -> dict[str, int]:
     """Multiply-adds of one token with the weights, by group; the embedding is looked up, the head multiplies."""
     groups = {name: size(block, vectors=False) for name, block in _model(c).items()}
-    groups |= {"embedding": 0, "lm_head": c.V * c.h, "routed_experts": size(_used_experts(c))}
+    groups |= {"embedding": 0, "lm_head": c.V * c.h, "routed_experts": _of_chosen(c, groups.get("routed_experts", 0))}
+    if groups["routed_experts"] is None:
+        raise ConfigError(_OPEN)
     if c.model_type == "deepseek_v4":  # its n streams mix around attention and around the experts
         groups["hyper_connections"] += 2 * c.L * c.n**2 * c.h
     return groups
@@ -233,8 +229,7 @@ def _sum_of_least(tokens: int, rate: int, most: float) -> int:
 
 def attentions(c: Shape) -> list[Attention]:
     """The attention of every layer."""
-    of = {kind: _attention(c, kind) for kind, _ in layer_kinds(c)}
-    return [of[kind] for kind, _ in layer_kinds(c)]
+    return [_attention(c, kind) for kind, _ in layer_kinds(c)]
 
 
 def _attention(c: Shape, kind: str) -> Attention:
@@ -378,7 +373,7 @@ def layer_kinds(c: Shape) -> list[tuple[str, str]]:
     return [(kind, "moe" if moe else "dense") for kind, moe in zip(kinds, is_moe, strict=True)]
 
 
-def _by_group(blocks: Iterator[tuple[str, Block]]) -> dict[str, Block]:
+def _by_group(blocks: Iterable[tuple[str, Block]]) -> dict[str, Block]:
     groups: dict[str, Block] = {}
     for name, block in blocks:
         groups[name] = groups.get(name, Counter()) + block
@@ -387,20 +382,11 @@ def _by_group(blocks: Iterator[tuple[str, Block]]) -> dict[str, Block]:
 
 def _model(c: Shape) -> dict[str, Block]:
     """The whole model by group."""
-    layers = Counter(layer_kinds(c))
-    blocks = [
-        (name, block, times) for kinds, times in layers.items() for name, block in layer_blocks(c, *kinds).items()
-    ]
-    every = ((name, Counter({key: times * found for key, found in block.items()})) for name, block, times in blocks)
-    return _by_group([*end_blocks(c).items(), *every])
-
-
-def _used_experts(c: Shape) -> Block:
-    """The routed experts that one token passes through, over all layers. Raises ConfigError if they are not said."""
-    moe_layers = sum(ffn != "dense" for _, ffn in layer_kinds(c))
-    if moe_layers and c.k is None:
-        raise ConfigError(_OPEN)
-    return _swiglu(c.h, c.fe, times=moe_layers * c.k) if moe_layers else Counter()
+    blocks = list(end_blocks(c).items())
+    for kinds, layers in Counter(layer_kinds(c)).items():
+        for name, block in layer_blocks(c, *kinds).items():
+            blocks.append((name, Counter({matrix: layers * times for matrix, times in block.items()})))
+    return _by_group(blocks)
 
 
 def _mtp(c: Shape) -> int:

@@ -19,13 +19,11 @@ class Hardware:
     """One card.
 
     Attributes:
-        memory: bytes.
-        bandwidth: bytes a second from its memory.
+        memory, bandwidth: bytes, and bytes a second from its memory.
         peak: dense arithmetic in FLOP/s (or integer operations), by format; one of 16 or 32 bit is needed.
-        source: where the numbers come from.
         link: bytes a second that it can receive from other cards, if known. `plan` counts links when asked to.
         reserve: share of the memory that driver, libraries or system take.
-        status: how sure the numbers are, in the words of `utils.catalog`.
+        source, status: where the numbers come from, and how sure they are, in the words of `utils.catalog`.
     """
 
     name: str
@@ -38,12 +36,12 @@ class Hardware:
     status: str = "its owner's"
 
     def __post_init__(self) -> None:
+        peaks = self.peak.values() if isinstance(self.peak, dict) else [None]
         is_share = isinstance(self.reserve, (int, float)) and 0 <= self.reserve < 1
-        is_peak = isinstance(self.peak, dict) and all(map(positive, self.peak.values()))
         for field, right, needed in (
             ("memory", positive(self.memory), "in bytes, more than 0"),
             ("bandwidth", positive(self.bandwidth), "in bytes a second, more than 0"),
-            ("peak", is_peak, "as FLOP/s by format, more than 0"),
+            ("peak", all(map(positive, peaks)), "as FLOP/s by format, more than 0"),
             ("link", self.link is None or positive(self.link), "in bytes a second, more than 0"),
             ("reserve", is_share, "as a share from 0 to below 1"),
         ):
@@ -61,10 +59,10 @@ class Hardware:
     def speed(self, name: str) -> float:
         """FLOP/s for weights of this format. What it lacks is multiplied in the next wider format that it has, of
         the same kind or of 16 bit: 4-bit integers run as W4A16 everywhere, FP8 as W8A16 on an A100."""
-        bits = DTYPE_BITS[name]
-        wider = [f"{name.rstrip('0123456789')}{size}" for size in (4, 6, 8) if size >= bits] if name != "int4" else []
-        sixteen = ["bfloat16", "float16", "float32"] if bits <= 16 else ["float32", "bfloat16", "float16"]
-        return next(self.peak[found] for found in [name, *wider, *sixteen] if found in self.peak)
+        kind = name.rstrip("0123456789")
+        wider = [f"{kind}{size}" for size in (6, 8) if size >= DTYPE_BITS[name] and name != "int4"]
+        usable = [name, *wider, "bfloat16", "float16", "float32"]
+        return next(self.peak[found] for found in usable if found in self.peak)
 
 
 def positive(value: Any) -> bool:
@@ -97,18 +95,17 @@ HARDWARE = {record["name"]: Hardware(**record) for record in records("cards.json
 def parse_hardware(hardware: Any, cards: Any = None) -> tuple[int, Hardware]:
     """Number of cards and card from "8xH200" or "2 x RTX 4090", or from "H200" or a `Hardware` with `cards` beside it.
 
-    Raises:
-        PlanError: not of that form, no card, an unknown one, or numbers that contradict each other.
+    Raises PlanError for what is not of that form, an unknown card, or numbers that contradict each other.
     """
     number, said, card = None if cards is None else whole("number of cards", cards), None, hardware
     if isinstance(hardware, str):
         found = re.fullmatch(r"(?:(-?\d+)\s*[x×*])?\s*([A-Za-z][\w -]*)", hardware.strip())
         if found is None:
             raise PlanError(f"hardware must look like H200 or 8xH200; got {hardware!r}")
-        said, card = found[1], {_plain(name): card for name, card in HARDWARE.items()}.get(_plain(found[2]))
+        said = found[1] and whole("number of cards", int(found[1]))
+        card = next((card for name, card in HARDWARE.items() if _plain(name) == _plain(found[2])), None)
         if card is None:
             raise PlanError(f"no hardware {found[2]!r}; there are {', '.join(HARDWARE)}")
-        said = said and whole("number of cards", int(said))
         if said and number and number != said:
             raise PlanError(f"number of cards is {said} in {hardware!r} and {number} beside it; say it once")
     elif not isinstance(hardware, Hardware):

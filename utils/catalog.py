@@ -27,9 +27,8 @@ class Model:
     """One published model.
 
     Attributes:
-        name: name in this catalog, for example "DeepSeek-V3".
-        hub_id: repository on the model hub, for example "deepseek-ai/DeepSeek-V3".
-        config: the published configuration (layers, widths, ...), as in its `config.json`.
+        name, hub_id: in this catalog, "DeepSeek-V3", and on the model hub, "deepseek-ai/DeepSeek-V3".
+        config: the published configuration, as in its `config.json`.
         exact_total: parameters of the main model, counted; None where nobody can build it yet.
         published_total, published_activated: what the authors print, as text.
         hub_total: elements in the published weight files, where known.
@@ -83,12 +82,8 @@ def models() -> tuple[Model, ...]:
 
 
 def get(name: str) -> Model:
-    """The model with this name or hub id; case does not matter.
-
-    Raises:
-        KeyError: no such model; the message suggests the nearest names.
-    """
-    known = {key.lower(): model for keys in ("name", "hub_id") for model in models() for key in [getattr(model, keys)]}
+    """The model with this name or hub id, in any case. Raises UnknownModel (a KeyError) with the nearest names."""
+    known = {model.name.lower(): model for model in models()} | {model.hub_id.lower(): model for model in models()}
     wanted = str(name).strip().lower()
     if wanted in known:
         return known[wanted]
@@ -101,9 +96,6 @@ def distinct_shapes(chosen: Iterable[Model] | None = None) -> tuple[Model, ...]:
     """One model for each distinct shape, the first of the catalog: versions that differ only in weights count once.
 
     Two models have one shape when architecture class, parameters, vocabulary, layers, widths and heads agree.
-
-    Args:
-        chosen: models to choose from; all of the catalog without it.
     """
     fields = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
     shapes: dict[tuple[Any, ...], Model] = {}
@@ -113,11 +105,7 @@ def distinct_shapes(chosen: Iterable[Model] | None = None) -> tuple[Model, ...]:
 
 
 def training_facts(model: str | None = None, topic: str | None = None) -> tuple[TrainingFact, ...]:
-    """Documented training and serving facts, filtered by exact model name and by a word in the topic.
-
-    Raises:
-        KeyError: no fact is filed under that model; the message names those that exist.
-    """
+    """Documented training and serving facts, of a model (UnknownModel if it has none) or with a word in the topic."""
     facts = [TrainingFact(**record) for record in records("deepseek_training.json")]
     names = dict.fromkeys(fact.model for fact in facts)
     if model is not None and model not in names:

@@ -1,6 +1,7 @@
 """Number formats: how many bits a number takes, and how published files store the weights of each group."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,18 +9,14 @@ from utils.shapes import ConfigError, read, whole_number
 
 _NAMES = ("float32", "bfloat16", "float16", "float8", "int8", "float6", "int6", "float4", "int4")
 DTYPE_BITS = {name: int(re.sub(r"\D", "", name)) for name in _NAMES}
-"""Bits of one number, by name: the one vocabulary of formats. torch dtypes such as `torch.float8_e4m3fn` and the
-names in `SHORT_NAMES` are understood as well, in any case."""
+"""Bits of one number, by name: the one vocabulary of formats. torch dtypes such as `torch.float8_e4m3fn`, and what data
+sheets, engines and model cards call them (`SHORT_NAMES`), are understood as well, in any case."""
 
 SHORT_NAMES = {"bf16": "bfloat16", "half": "float16", "w8a8": "int8", "w8a16": "int8", "w4a16": "int4"}
 SHORT_NAMES |= {f"{short}{bits}": f"float{bits}" for bits in (32, 16, 8, 6, 4) for short in ("fp", "f")}
-"""What data sheets, engines and model cards call them."""
 
-PUBLISHED = "published"
-"""In place of a format: what `quantization_config` says, else the configuration's own dtype."""
-
-PACKED_CACHE = "fp8_ds_mla"
-"""The cache layout of DeepSeek's kernels: 8 bit with scales, the RoPE part in 16 bit, see `kv_cache_bytes`."""
+PUBLISHED = "published"  # in place of a format: what `quantization_config` says, else the configuration's own dtype
+PACKED_CACHE = "fp8_ds_mla"  # the cache layout of DeepSeek's kernels, see `architecture.kv_cache_bytes`
 
 GROUPS = (
     *("embedding", "attention", "dense_ffn", "routed_experts", "shared_experts", "router", "norms", "lm_head"),
@@ -30,13 +27,19 @@ GROUPS = (
 KEPT = ("embedding", "lm_head", "norms", "router")
 """Groups that stay in 16 bit when the layers are stored in less, as DeepSeek-V3 (report, section 3.3.1) keeps them."""
 
+_MODULES = {  # one module of each group, as lists of unconverted modules name it
+    "attention": "model.layers.9.self_attn.o_proj",
+    "dense_ffn": "model.layers.0.mlp.down_proj",
+    "routed_experts": "model.layers.9.mlp.experts.9.down_proj",
+    "shared_experts": "model.layers.9.mlp.shared_experts.down_proj",
+    "indexer": "model.layers.9.self_attn.indexer.wk",
+}
+
 
 def format_name(dtype: Any) -> str:
     """The key of `DTYPE_BITS` that a dtype means. Raises ConfigError if there is none."""
     name = str(dtype).lower().removeprefix("torch.")
-    name = SHORT_NAMES.get(name, name)
-    if name.startswith(("float8_", "float4_")):  # torch adds the layout, as in float8_e4m3fn
-        name = name.partition("_")[0]
+    name = re.sub(r"^(float[84])_.*", r"\1", SHORT_NAMES.get(name, name))  # torch adds the layout, as in float8_e4m3fn
     if name not in DTYPE_BITS:
         raise ConfigError(f"dtype = {dtype!r}: must be one of {', '.join(DTYPE_BITS)}")
     return name
@@ -58,11 +61,11 @@ class Format:
     scale_bits: int = 0
     input_bits: int = 0
 
-    def bits(self, block: Any, tensor: int = 1) -> float:
-        """Bits of a block on one of `tensor` cards that cut its matrices as far as they go; vectors keep 16 bit."""
+    def bits(self, block: Mapping[tuple[int, int, int], int], tensor: int = 1) -> float:
+        """Bits of a block (as in `architecture`) on one of `tensor` cards that cut its matrices as far as they go."""
         total = 0
         for (inputs, outputs, pieces), times in block.items():
-            if pieces == 0:  # a vector
+            if pieces == 0:  # vectors keep 16 bit
                 total += times * outputs * max(16, DTYPE_BITS[self.name])
                 continue
             one = inputs * outputs * DTYPE_BITS[self.name] + inputs * self.input_bits
@@ -73,17 +76,8 @@ class Format:
         return total
 
 
-_MODULES = {  # one module of each group, as lists of unconverted modules name it
-    "attention": "model.layers.9.self_attn.o_proj",
-    "dense_ffn": "model.layers.0.mlp.down_proj",
-    "routed_experts": "model.layers.9.mlp.experts.9.down_proj",
-    "shared_experts": "model.layers.9.mlp.shared_experts.down_proj",
-    "indexer": "model.layers.9.self_attn.indexer.wk",
-}
-
-
 def weight_formats(config: Any, dtype: Any = PUBLISHED) -> dict[str, Format]:
-    """The format of each group of `ParameterCount`: `dtype` in the layers, 16 bit for what is `KEPT`.
+    """The format of each group in `GROUPS`: `dtype` in the layers, 16 bit for what is `KEPT`.
 
     With `PUBLISHED`, what `quantization_config` says: FP8 with its blocks, AWQ and GPTQ with their groups,
     compressed-tensors, bitsandbytes, and V4's `expert_dtype`. Modules that it names as unconverted stay in 16 bit.
@@ -97,8 +91,9 @@ def weight_formats(config: Any, dtype: Any = PUBLISHED) -> dict[str, Format]:
     own = stored["torch_dtype"] or stored["dtype"] or "bfloat16"
     method = _quantized(q) if q else Format(format_name(own if dtype == PUBLISHED else dtype))
     high = Format(method.name if DTYPE_BITS[method.name] >= 16 else "bfloat16")
-    lists = ("modules_to_not_convert", "ignored_layers", "ignore")
-    unconverted = [item for name in lists for item in q.get(name) or []]
+    unconverted = [
+        item for name in ("modules_to_not_convert", "ignored_layers", "ignore") for item in q.get(name) or []
+    ]
     kept = {group for group, module in _MODULES.items() if any(_names(item, module) for item in unconverted)}
     formats = {group: high if group in kept.union(KEPT) else method for group in GROUPS}
     if dtype == PUBLISHED and "fp4" in (stored["expert_dtype"], q.get("expert_dtype")):

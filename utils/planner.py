@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils import architecture, catalog, shapes
+from utils.architecture import cache_bytes
 from utils.cards import (  # noqa: F401 - chapters take all of it from here
     HARDWARE,
     Hardware,
@@ -40,15 +41,13 @@ class Plan:
     Attributes:
         weights, cache, activations: bytes, each counted once; a split keeps some on several cards.
         needed, memory: their sum, and what all cards offer after the reserve.
-        fits: whether the split `split` leaves room on every card.
-        split: the best split: one that fits, inside a machine, with the fastest step.
+        fits, split: whether any split leaves room on every card, and the best: inside a machine, with the fastest step.
         fullest, room: bytes on its fullest card, and what a card offers.
         cards_needed: smallest number of such cards for which a split fits; None beyond 4,096.
-        first_token_seconds: least time to read one prompt alone on the machine.
-        prefill_seconds: least time to read all prompts; `prefill_bound` is "arithmetic", "memory" or "links".
+        first_token_seconds, prefill_seconds: least time to read one prompt alone on the machine, and to read all;
+            `prefill_bound` is "arithmetic", "memory" or "links".
         step_seconds: least time in which every sequence gets one token, with its `step_bound`, if experts are chosen
             equally often; `step_floor` if all tokens choose the same experts, below which no routing gets.
-        tokens_per_second: batch over step_seconds.
         cost: least price of a million tokens that are written, prompts included, if there is a price.
         per_card: bytes on the fullest card of each pure split that is possible: tensor, pipeline, expert (data
             parallel, with routed experts dealt out), data (whole copies of a model without experts).
@@ -100,13 +99,7 @@ def read_bytes(config: dict[str, Any], precision: str, tokens: int) -> float:
 
 
 def open_model(model: Any) -> tuple[str, dict[str, Any]]:
-    """Name and configuration of what `plan` takes as a model.
-
-    Raises:
-        PlanError: it is nothing of that kind.
-        KeyError: no file is there, and the catalog does not have the name.
-        ConfigError: a configuration that cannot be read.
-    """
+    """Name and configuration of what `plan` takes as a model. Raises PlanError, UnknownModel or ConfigError."""
     if isinstance(model, Path) or (isinstance(model, str) and model and (".json" in model or Path(model).exists())):
         path = Path(model).resolve()
         name = path.parent.name if path.name == "config.json" else path.stem
@@ -137,24 +130,15 @@ def plan(
 
     Args:
         model: a name of the catalog, a `config.json`, its folder, a dict, or a configuration of transformers.
-        hardware: "8xH200", or a `Hardware` of your own with `cards`.
-        precision: of the weights: as published, or a format of `formats.DTYPE_BITS` such as fp8.
-        context: tokens of each sequence, prompt and answer.
-        batch: sequences at a time.
-        cards: number of cards, if `hardware` does not say it.
-        cache: format of the cache, or `formats.PACKED_CACHE`.
-        answer: tokens of the context that are written; the rest is the prompt.
-        link: bytes a second that a card receives from others; None leaves links out.
-        price: of a card for an hour.
-        split: "tensor 8", "pipeline 2 x tensor 8", "data 8", ...; the best one without it. Data parallel groups share
-            the routed experts of a mixture.
+        hardware, cards: "8xH200", or "H200" or a `Hardware` of your own with the number of `cards`.
+        precision, cache: formats of `formats.DTYPE_BITS`; or weights as published, a cache in `formats.PACKED_CACHE`.
+        context, answer, batch: tokens of each sequence, those of them that are written, and sequences at a time.
+        link, price: bytes a second that a card receives from others (None leaves links out); of a card for an hour.
+        split: "tensor 8", "pipeline 2 x tensor 8", "data 8", ...; the best one without it.
         plain: plan for plain library code, which reads whole prompts and writes scores out, instead of a server.
 
     Raises:
-        PlanError: unknown hardware or format, contradicting numbers of cards, a context beyond the model's, or a
-            number out of its range.
-        KeyError: a name that the catalog does not have.
-        ConfigError: a configuration that cannot be counted.
+        PlanError, UnknownModel, ConfigError: what cannot be planned, found or counted.
     """
     name, config = open_model(model)
     number, card = parse_hardware(hardware, cards)
@@ -174,11 +158,9 @@ def plan(
     splits = _splits(m, number)
     bounds = {way: job.bounds(way) for way in (splits if split is None else [_named(split, splits, number)])}
     best = min(bounds, key=lambda way: _rank(way, bounds[way]))
-    one = Split(1, 1, 1)
-    pure = {"tensor": one._replace(tensor=number), "pipeline": one._replace(pipeline=number)}
-    pure["expert" if m.mixture else "data"] = one._replace(data=number)
-    weights = architecture.weight_bytes(m.c, precision)
-    held = architecture.kv_cache_bytes(m.c, context, batch, cache)
+    pure = {"tensor": Split(1, number, 1), "pipeline": Split(number, 1, 1)}
+    pure["expert" if m.mixture else "data"] = Split(1, 1, number)
+    weights, held = architecture.weight_bytes(m.c, precision), architecture.kv_cache_bytes(m.c, context, batch, cache)
     activations = int(m.activations(1, context, batch, last=True))
     return Plan(
         model=name,
@@ -207,11 +189,9 @@ def plan(
 class Split(NamedTuple):
     """One way to put a model on cards, the product of three splits (chapter 08).
 
-    - pipeline: stages of whole layers.
-    - tensor: cards that cut the matrices of a stage. Heads are dealt out as far as they go; MLA's latent, norms and
-      routers are whole on each.
-    - data: groups of such cards in a stage that serve different sequences. Routed experts are dealt out over all
-      cards of a stage then, everything else is on every group.
+    Pipeline: stages of whole layers. Tensor: cards that cut the matrices of a stage; heads are dealt out as far as they
+    go, MLA's latent, norms and routers are whole on each. Data: groups of such cards in a stage that serve different
+    sequences; routed experts are dealt out over all cards of a stage then, everything else is on every group.
     """
 
     pipeline: int
@@ -219,8 +199,7 @@ class Split(NamedTuple):
     data: int
 
     @property
-    def stage(self) -> int:
-        """Cards of a stage."""
+    def stage(self) -> int:  # cards of a stage
         return self.tensor * self.data
 
     def name(self, mixture: bool) -> str:
@@ -297,7 +276,6 @@ class _Model:
         return size + share * self.formats["routed_experts"].bits(routed) / 8
 
     def end_bytes(self, tensor: int, *names: str) -> float:
-        """What is before and after the layers, on one of `tensor` cards."""
         return sum(self.formats[group].bits(block, tensor) for group, block in self.ends.items() if group in names) / 8
 
     def head_bytes(self, tensor: int) -> float:
@@ -310,9 +288,6 @@ class _Model:
         layers = sum(self.layer_bytes(kind, split.tensor, split.stage, tokens) for kind, _ in self.layers)
         return layers + self.head_bytes(split.tensor)
 
-    def cache_bytes(self, layer: architecture.Attention, entries: tuple[int, int]) -> int:
-        return architecture.cache_bytes(self.c, layer, entries, self.cache)
-
     def allows(self, pipeline: int, tensor: int) -> bool:
         """Whether there are layers for the stages, and heads and columns for the tensor split."""
         heads, keys = self.c.num_attention_heads, self.key_heads
@@ -323,16 +298,15 @@ class _Model:
     def sums(self, tensor: int, stage: int, context: int) -> tuple[list[float], list[float]]:
         """Weights on a card, and cache of one sequence, of the first 0, 1, ... layers."""
         weights = (self.layer_bytes(kind, tensor, stage) for kind, _ in self.layers)
-        cache = (self.cache_bytes(layer, layer.held(context)) for _, layer in self.layers)
+        cache = (cache_bytes(self.c, layer, layer.held(context), self.cache) for _, layer in self.layers)
         return list(itertools.accumulate(weights, initial=0)), list(itertools.accumulate(cache, initial=0))
 
     def activations(self, tensor: int, context: int, sequences: float, last: bool) -> float:
         """An estimate of what a card holds besides weights and cache; `last` cards have the logits.
 
         A server: gate, up and their product in the widest feed-forward network, and four vectors of the hidden size,
-        for a piece of a prompt, in 16 bit. Plain library code reads whole prompts and writes out logits of all tokens
-        and scores of all pairs, with copies in 32 bit: 12 and 16 bytes each, fitted to the memory tables in the README
-        of DeepSeek LLM.
+        for a piece of a prompt, in 16 bit. Plain code writes out logits of all tokens and scores of all pairs, with
+        copies in 32 bit: 12 and 16 bytes each, fitted to the memory tables in the README of DeepSeek LLM.
         """
         c = self.c
         if self.plain:
@@ -374,7 +348,7 @@ class _Job:
         return {
             "split": split.name(self.m.mixture),
             "fullest": self.fullest(split),
-            "fits": self.fits(split),
+            "fits": self.fullest(split) <= self.card.room,
             "step_seconds": step,
             "step_bound": step_bound,
             "step_floor": self.step(split, self.context, same_experts=True)[0],
@@ -383,9 +357,6 @@ class _Job:
             "prefill_seconds": prefill,
             "prefill_bound": prefill_bound,
         }
-
-    def fits(self, split: Split) -> bool:
-        return self.fullest(split) <= self.card.room
 
     def fullest(self, split: Split) -> int:
         """Bytes on the fullest card; the last stages have the head, the first the embedding and no extra layer."""
@@ -397,8 +368,8 @@ class _Job:
         for stage in range(split.pipeline):
             end = start + each + (1 <= stage <= extra)
             size = weights[end] - weights[start] + keys * sequences * (cache[end] - cache[start])
-            first, last = stage == 0, stage == split.pipeline - 1
-            size += m.end_bytes(tensor, "embedding") if first or (last and m.c.tie_word_embeddings) else 0
+            last = stage == split.pipeline - 1
+            size += m.end_bytes(tensor, "embedding") if stage == 0 or (last and m.c.tie_word_embeddings) else 0
             size += m.end_bytes(tensor, "lm_head", "norms", "hyper_connections") if last else 0
             found.append(size + m.activations(tensor, self.context, sequences, last))
             start = end
@@ -406,12 +377,12 @@ class _Job:
 
     def cards_needed(self, least: float) -> int | None:
         """Smallest number of cards for which a split fits, from the number that holds `least` bytes on."""
-        m = self.m
+        m, room = self.m, self.card.room
         tensor = max(t for t in _divisors(m.c.num_attention_heads) if m.allows(1, t))
-        if not self.fits(Split(len(m.layers), tensor, self.batch)):  # cut as far as it goes
+        if self.fullest(Split(len(m.layers), tensor, self.batch)) > room:  # cut as far as it goes
             return None
-        numbers = range(max(1, math.ceil(least / self.card.room)), _MOST_CARDS + 1)
-        return next((number for number in numbers if any(map(self.fits, _splits(m, number)))), None)
+        numbers = range(max(1, math.ceil(least / room)), _MOST_CARDS + 1)
+        return next((n for n in numbers if any(self.fullest(split) <= room for split in _splits(m, n))), None)
 
     def step(self, split: Split, tokens: int, same_experts: bool = False) -> tuple[float, str]:
         """Least seconds in which each sequence gets one more token after `tokens` of them, and what bounds them.
@@ -424,7 +395,7 @@ class _Job:
         own = max(1, part / split.data)  # sequences of one group in a part
         keys = -(-m.key_heads // split.tensor) / m.key_heads
         read = m.read_bytes(split, 1 if same_experts else part)
-        read += own * keys * sum(m.cache_bytes(layer, layer.read(tokens)) for _, layer in m.layers)
+        read += own * keys * sum(cache_bytes(m.c, layer, layer.read(tokens), m.cache) for _, layer in m.layers)
         attention = 2 * sum(layer.step(tokens) for _, layer in m.layers)
         arithmetic = self._products(own / split.tensor, part / split.stage, own / split.tensor)
         arithmetic += own / split.tensor * attention / self._attention_speed()

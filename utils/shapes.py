@@ -5,9 +5,9 @@ and their fields are listed in `utils/data/families.json`.
 """
 
 import json
-import operator
 from collections.abc import Iterator
 from importlib import resources
+from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,12 +25,15 @@ SYMBOLS = {
 
 
 class Shape(SimpleNamespace):
-    """The fields of a configuration as `read` returns them: under the names of transformers, or under `SYMBOLS`."""
+    """The fields of a configuration as `read` returns them, under the names of transformers and under `SYMBOLS`.
+
+    A symbol of something that the model does not have is None.
+    """
 
     def __getattr__(self, name: str) -> Any:
         if name not in SYMBOLS:
             raise AttributeError(name)
-        return getattr(self, SYMBOLS[name])
+        return self.__dict__.get(SYMBOLS[name])
 
 
 class ConfigError(CourseError, ValueError):
@@ -54,26 +57,21 @@ _FAMILIES = records("families.json")
 REQUIRED: dict[str, list[str]] = _FAMILIES["must"]
 """Integers that define the shape, by `model_type`: a dict must give them."""
 
-RELATIVES = {"kimik2": "deepseek_v3", "deepseekvlv2": "deepseek_v2"}
-"""Families of models with another name: Kimi-K2; VL2 and OCR. Names are without case, underscores and ForCausalLM."""
-
+_INTEGERS = {family: REQUIRED[family] + may for family, may in _FAMILIES["may"].items()}
 _MAY_BE_NULL = {"q_lora_rank"}.union(*_FAMILIES["may"].values())  # where the class allows it
-_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers")
-_SWITCHES = dict.fromkeys(("tie_word_embeddings", "attention_bias", "mlp_bias"), False)
+_MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers", "num_hash_layers")
+_SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias")
 _MLP_BIAS = ("llama", "deepseek_v2", "deepseek_v4")  # V3.2's class has the field without using it
 _LATENT = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
-_STORAGE = ("torch_dtype", "dtype", "quantization_config", "expert_dtype")  # for `utils.formats`
-_NOT_READ = (*_STORAGE[:3], "model_type", "rope_scaling", "rope_parameters")  # kept from the transformers class
+_STORAGE = ("torch_dtype", "dtype", "quantization_config")  # for `utils.formats`, with V4's expert_dtype
+_NOT_READ = (*_STORAGE, "model_type", "rope_scaling", "rope_parameters")  # kept from the transformers class
 
 
 def read(config: Any) -> Shape:
-    """The fields of a configuration, completed by its transformers class and checked.
-
-    Args:
-        config: what `of_the_course` understands. It must give every integer in `REQUIRED`.
+    """The fields of a configuration in any form that `of_the_course` understands, completed by its transformers class.
 
     Raises:
-        ConfigError: a field is missing, malformed or contradicts another.
+        ConfigError: one of the integers in `REQUIRED` is missing, or a field is malformed or contradicts another.
     """
     if isinstance(config, Shape):
         return config
@@ -94,42 +92,37 @@ def read(config: Any) -> Shape:
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
         raise ConfigError(f"transformers refuses this {family} configuration: {reason}") from error
-    c = Shape(**dict.fromkeys((*_integers(family), "head_dim")) | _SWITCHES | vars(ready) | {"model_type": family})
+    c = Shape(**dict.fromkeys((*_INTEGERS[family], *_SWITCHES, "head_dim")) | vars(ready) | {"model_type": family})
     if family == "qwen3_moe":
         c.n_routed_experts, c.n_shared_experts = ready.num_experts, 0
     c.mlp_bias = c.mlp_bias and family in _MLP_BIAS
     c.num_nextn_predict_layers = (c.num_nextn_predict_layers or 0) if family in MTP else 0
-    c.storage = {name: given.get(name) for name in _STORAGE}
+    c.storage = {name: given.get(name) for name in (*_STORAGE, "expert_dtype")}
     for name, right, allowed in _relations(c):
         if not right:
             raise ConfigError(f"{name} = {getattr(c, name)!r}: {allowed}")
     return c
 
 
-def of_the_course(config: Any) -> Any:
+def of_the_course(config: Any) -> dict[str, Any]:
     """A configuration from the wild in the words of one of the families in `REQUIRED`.
 
-    Understands the path of a `config.json` or of its folder, a language model inside another model, relatives of
-    another name, DeepSeek's inference format, numbers as text, and nulls that mean "none". `use_mla` false or a
-    null `kv_lora_rank` in V2 is plain attention, as DeepSeekMoE has it.
+    Understands a transformers configuration, a dict, the path of a `config.json` or of its folder, a language model
+    inside another model, relatives of another name, DeepSeek's inference format, numbers as text, and nulls that mean
+    "none". `use_mla` false or a null `kv_lora_rank` in V2 is plain attention, as DeepSeekMoE has it.
 
     Raises:
         ConfigError: it is none of these.
     """
     if isinstance(config, (str, Path)) and Path(config).exists():
         config = load(config)
-    if not isinstance(config, dict):
-        if not hasattr(config, "to_dict"):
-            raise _unknown_family(None)
-        config = _of_object(config)
+    config = config if isinstance(config, dict) else _of_object(config)
     left_open = (*_SWITCHES, "num_nextn_predict_layers")
     given = {name: value for name, value in config.items() if value is not None or name not in left_open}
     for inside in ("text_config", "language_config"):  # where models that also see keep their language model
         if isinstance(given.get(inside), dict):
-            around = {
-                name: given[name] for name in ("model_type", "tie_word_embeddings", *_STORAGE[:3]) if name in given
-            }
-            return of_the_course({**around, **given[inside], "is_inside": True})
+            inherited = given.keys() & {"model_type", "tie_word_embeddings", *_STORAGE}
+            return of_the_course({name: given[name] for name in inherited} | given[inside] | {"is_inside": True})
     if {"dim", "n_layers"} <= given.keys():
         given = _from_inference_code(given)
     family = given["model_type"] = _family(given)
@@ -137,22 +130,13 @@ def of_the_course(config: Any) -> Any:
         family = "deepseek"
         given = {name: value for name, value in given.items() if name not in (*_LATENT, "head_dim")}
         given |= {"model_type": family, "n_group": None, "topk_group": None}
-    for name, none in (("n_group", 1), ("topk_group", 1), ("n_shared_experts", 0)):
-        if name in given and given[name] is None and (none == 0 or family in ("deepseek_v3", *DSA)):
-            given[name] = none
-    if given.get("is_inside") and family == "llama":  # such files leave out what the class has anyway
-        from transformers import LlamaConfig
-
-        given = {**{name: getattr(LlamaConfig(), name) for name in REQUIRED["llama"]}, **given}
-    return {name: _number(value) if name in _integers(family) else value for name, value in given.items()}
+    meant = {"n_shared_experts": 0} | ({"n_group": 1, "topk_group": 1} if family in ("deepseek_v3", *DSA) else {})
+    given |= {name: none for name, none in meant.items() if name in given and given[name] is None}
+    return {name: _number(value) if name in _INTEGERS[family] else value for name, value in given.items()}
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The configuration in a `config.json`, or in a folder that has one.
-
-    Raises:
-        ConfigError: the file is not there or no JSON object.
-    """
+    """The configuration in a `config.json`, or in a folder that has one. Raises ConfigError."""
     path = Path(path)
     path = path / "config.json" if path.is_dir() else path
     try:
@@ -166,33 +150,16 @@ def load(path: str | Path) -> dict[str, Any]:
 
 def whole_number(name: str, value: Any, minimum: int) -> int:
     """`value` as an int. Raises ConfigError if it is no integer (True and 2.0 are none) or below the minimum."""
-    try:
-        number = minimum - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = minimum - 1
-    if number < minimum:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise ConfigError(f"{name} = {value!r}: must be an integer of at least {minimum}")
-    return number
+    return int(value)
 
 
-def _family(given: dict[str, Any]) -> str:
-    """The name in `REQUIRED` of the layers that a configuration describes."""
-    model_type, architectures = given.get("model_type"), given.get("architectures")
-    known = {name.replace("_", ""): name for name in REQUIRED} | RELATIVES
-    for name in (model_type, *(architectures if isinstance(architectures, list) else [])):
-        plain = str(name).removesuffix("ForCausalLM").replace("_", "").lower()
-        if isinstance(name, str) and plain in known:
-            return known[plain]
-    if model_type == "deepseek_v41":
-        raise ConfigError(
-            "model_type = 'deepseek_v41': no field gives the shapes of its Engram and of the projections between "
-            "engram_layer_ids and kv_source_layer_ids, so it cannot be counted"
-        )
-    raise _unknown_family(model_type)
-
-
-def _unknown_family(model_type: Any) -> ConfigError:
-    return ConfigError(f"model_type = {model_type!r}: must be one of {', '.join(REQUIRED)}")
+def _of_object(config: Any) -> dict[str, Any]:
+    """A transformers configuration as a dict (anything else is empty); lists of kinds of layers end with the last."""
+    fields = getattr(config, "to_dict", dict)()
+    lists = {name: kinds for name, kinds in fields.items() if name.endswith("_types") and isinstance(kinds, list)}
+    return fields | {name: kinds[: config.num_hidden_layers] for name, kinds in lists.items()}
 
 
 def _from_inference_code(given: dict[str, Any]) -> dict[str, Any]:
@@ -207,6 +174,18 @@ def _from_inference_code(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def _family(given: dict[str, Any]) -> str:
+    """The name in `REQUIRED` of the layers that a configuration describes."""
+    model_type, architectures = given.get("model_type"), given.get("architectures")
+    known = {name.replace("_", ""): name for name in REQUIRED} | _FAMILIES["relatives"]
+    for name in (model_type, *(architectures if isinstance(architectures, list) else [])):
+        plain = str(name).removesuffix("ForCausalLM").replace("_", "").lower()
+        if isinstance(name, str) and plain in known:
+            return known[plain]
+    reason = _FAMILIES["uncountable"].get(str(model_type), f"must be one of {', '.join(REQUIRED)}")
+    raise ConfigError(f"model_type = {model_type!r}: {reason}")
+
+
 def _number(value: Any) -> Any:
     """A whole number that is spelled as text or as a float; anything else as it is."""
     if isinstance(value, str) and value.strip().isdecimal():
@@ -214,82 +193,62 @@ def _number(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _integers(family: str) -> list[str]:
-    return REQUIRED[family] + _FAMILIES["may"][family]
-
-
-def _integer(family: str, name: str, value: Any, spelling: str | None = None) -> int | None:
-    """The value of an integer field; `spelling` is its key in a dict, where that differs from the name."""
-    open_in_v2 = family == "deepseek_v2" and name == "num_experts_per_tok"  # so it is in the class's own default
-    if value is None and (name in _MAY_BE_NULL or open_in_v2):
-        return None
-    return whole_number(spelling or name, value, 0 if name in _MAY_BE_ZERO else 1)
-
-
-def _of_object(config: Any) -> dict[str, Any]:
-    """A transformers configuration as a dict; its lists of kinds of layers end with the last layer."""
-    return {
-        name: value[: config.num_hidden_layers] if name.endswith("_types") and isinstance(value, list) else value
-        for name, value in config.to_dict().items()
-    }
-
-
 def _check_given(family: str, given: dict[str, Any], other_names: dict[str, str]) -> None:
     """Whether a dict gives the whole shape, in whole numbers."""
     names = {**other_names, "num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"}
-    # V3.2 and GLM may name the kind of each layer instead of counting the dense ones
-    replaced = "first_k_dense_replace" if family in DSA and given.get("mlp_layer_types") is not None else None
-    for name in _integers(family):
+    left_out = set()  # what may be missing
+    if family in DSA and given.get("mlp_layer_types") is not None:  # it names the kind of each layer
+        left_out = {"first_k_dense_replace"}
+    elif family == "llama" and "is_inside" in given:  # such files leave out what the class has anyway
+        left_out = set(REQUIRED["llama"])
+    for name in _INTEGERS[family]:
         found = [key for key in given if name in (key, names.get(key))]
-        if not found and name in REQUIRED[family] and name != replaced:
+        if not found and name in REQUIRED[family] and name not in left_out:
             needed = ", ".join(REQUIRED[family])
             raise ConfigError(f"{name} is missing: a {family} configuration must give {needed}")
+        open_in_v2 = family == "deepseek_v2" and name == "num_experts_per_tok"  # so it is in the class's own default
         for key in found:
-            _integer(family, name, given[key], spelling=key)
+            if given[key] is not None or not (open_in_v2 or name in _MAY_BE_NULL):
+                whole_number(key, given[key], 0 if name in _MAY_BE_ZERO else 1)
     for name in _SWITCHES:
         if not isinstance(given.get(name, False), bool):
             raise ConfigError(f"{name} = {given[name]!r}: must be true or false")
     ratios, known = given.get("compress_ratios") or [], (0, 4, 128)  # window, CSA, HCA, as V4's files spell them
     if not isinstance(ratios, list | tuple) or not all(ratio in known for ratio in ratios):
         raise ConfigError(f"compress_ratios = {ratios!r}: must be a list of {known}")
-    if given.get("num_hash_layers") is not None:
-        whole_number("num_hash_layers", given["num_hash_layers"], 0)
 
 
 def _relations(c: Shape) -> Iterator[tuple[str, bool, str]]:
     """Whether fields fit together: (a field, whether it is right, what is allowed)."""
-    heads, rope = c.num_attention_heads, getattr(c, "qk_rope_head_dim", None)
+    heads, rope, is_v2, is_v4 = c.H, c.dr, c.model_type == "deepseek_v2", c.model_type == "deepseek_v4"
     for name, kinds in _FAMILIES["lists"].get(c.model_type, {}).items():
+        setattr(c, name, list(getattr(c, name))[: c.L])  # entries past the last layer mean nothing here
+        yield name, len(getattr(c, name)) == c.L, f"must have num_hidden_layers = {c.L} entries"
         yield name, set(getattr(c, name)) <= set(kinds), f"entries must be of {tuple(kinds)}"
     if c.model_type in GQA and not c.head_dim:
-        yield "hidden_size", c.hidden_size % heads == 0, f"must be a multiple of num_attention_heads = {heads}"
-    if c.model_type in GQA:
-        c.head_dim = c.head_dim or c.hidden_size // heads
+        yield "hidden_size", c.h % heads == 0, f"must be a multiple of num_attention_heads = {heads}"
+        c.head_dim = c.h // heads
     rotated = "head_dim" if c.model_type in GQA else "qk_rope_head_dim"
-    size = getattr(c, rotated)
-    yield rotated, size > 0 and size % 2 == 0, "must be positive and even: RoPE rotates pairs"
-    if c.model_type == "deepseek_v4":
+    yield rotated, getattr(c, rotated) % 2 == 0 < getattr(c, rotated), "must be positive and even: RoPE rotates pairs"
+    if is_v4:
         for kind in sorted({CSA, HCA} & set(c.layer_types)):
             whole_number(f"compress_rates[{kind!r}]", c.compress_rates.get(kind), 1)
-        width = heads * c.head_dim
-        yield "o_groups", width % c.o_groups == 0, f"must divide the width of all heads, {width}"
-        yield "qk_rope_head_dim", rope <= c.head_dim, f"must be at most head_dim = {c.head_dim}"
+        yield "o_groups", heads * c.d % c.g == 0, f"must divide the width of all heads, {heads * c.d}"
+        yield "qk_rope_head_dim", rope <= c.d, f"must be at most head_dim = {c.d}"
     else:
         c.num_key_value_heads = c.num_key_value_heads or heads
         # MLA never reads it, and its classes keep their default of 128 beside fewer heads
-        fits = (c.model_type in MLA and c.num_key_value_heads > heads) or heads % c.num_key_value_heads == 0
+        fits = (c.model_type in MLA and heads < c.K) or heads % c.K == 0
         yield "num_key_value_heads", fits, f"must divide num_attention_heads = {heads}"
-    if c.model_type in DSA or (c.model_type == "deepseek_v4" and CSA in c.layer_types):
-        yield "index_head_dim", c.index_head_dim >= rope, f"must be at least qk_rope_head_dim = {rope}"
-    if "n_routed_experts" not in REQUIRED[c.model_type]:
-        return
-    experts, chosen, is_v2 = c.n_routed_experts, c.num_experts_per_tok, c.model_type == "deepseek_v2"
-    yield "num_experts_per_tok", chosen is None or chosen <= experts, f"must be at most n_routed_experts = {experts}"
-    v2_has_groups = is_v2 and (c.n_group is not None or c.topk_method == "group_limited_greedy")
-    if v2_has_groups or c.model_type in ("deepseek_v3", *DSA):
+    if c.model_type in DSA or (is_v4 and CSA in c.layer_types):
+        yield "index_head_dim", c.di >= rope, f"must be at least qk_rope_head_dim = {rope}"
+    if c.E is not None:
+        yield "num_experts_per_tok", c.k is None or c.k <= c.E, f"must be at most n_routed_experts = {c.E}"
+    by_group = is_v2 and (c.n_group is not None or c.topk_method == "group_limited_greedy")
+    if by_group or c.model_type in ("deepseek_v3", *DSA):
         whole_number("n_group", c.n_group, 1)
         whole_number("topk_group", c.topk_group, 1)
-        yield "n_group", experts % c.n_group == 0, f"must divide n_routed_experts = {experts}"
-        enough = is_v2 or experts // c.n_group > 1  # V3 ranks a group by its best two
-        yield "n_group", enough, f"must leave two of n_routed_experts = {experts} in each group"
+        yield "n_group", c.E % c.n_group == 0, f"must divide n_routed_experts = {c.E}"
+        enough = is_v2 or c.E // c.n_group > 1  # V3 ranks a group by its best two
+        yield "n_group", enough, f"must leave two of n_routed_experts = {c.E} in each group"
         yield "topk_group", c.topk_group <= c.n_group, f"must be at most n_group = {c.n_group}"
