@@ -34,78 +34,19 @@ FACT_GROUPS = {  # how the facts name the groups
 }
 
 
-SMALL = {
-    "llama": {
-        "model_type": "llama",
-        "vocab_size": 32,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-}
-SMALL["qwen2"] = {**SMALL["llama"], "model_type": "qwen2"}
-SMALL["deepseek"] = {
-    **SMALL["llama"],
-    "model_type": "deepseek",
-    "moe_intermediate_size": 6,
-    "n_routed_experts": 8,
-    "n_shared_experts": 1,
-    "num_experts_per_tok": 3,
-    "first_k_dense_replace": 1,
-}
-SMALL["deepseek_v3"] = {
-    **SMALL["deepseek"],
-    "model_type": "deepseek_v3",
-    "num_key_value_heads": 4,
-    "q_lora_rank": 10,
-    "kv_lora_rank": 8,
-    "qk_nope_head_dim": 6,
-    "qk_rope_head_dim": 4,
-    "v_head_dim": 6,
-    "n_group": 4,
-    "topk_group": 2,
-}
-SMALL["deepseek_v2"] = {**SMALL["deepseek_v3"], "model_type": "deepseek_v2"}
-SMALL["deepseek_v32"] = {
-    **SMALL["deepseek_v3"],
-    "model_type": "deepseek_v32",
-    "index_n_heads": 2,
-    "index_head_dim": 8,
-    "index_topk": 4,
-}
-SMALL["glm_moe_dsa"] = {**SMALL["deepseek_v32"], "model_type": "glm_moe_dsa"}
-SMALL["qwen3"] = {**SMALL["qwen2"], "model_type": "qwen3"}
-SMALL["qwen3_moe"] = {
-    **SMALL["llama"],
-    "model_type": "qwen3_moe",
-    "moe_intermediate_size": 6,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-}
-SMALL["deepseek_v4"] = {
-    "model_type": "deepseek_v4",
-    "vocab_size": 32,
-    "hidden_size": 16,
-    "moe_intermediate_size": 6,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "n_routed_experts": 8,
-    "num_experts_per_tok": 3,
-    "head_dim": 16,
-    "qk_rope_head_dim": 4,
-    "q_lora_rank": 10,
-    "sliding_window": 8,
-    "hc_mult": 2,
-    "o_groups": 2,
-    "o_lora_rank": 4,
-    "index_n_heads": 2,
-    "index_head_dim": 8,
-    "index_topk": 4,
-    "compress_ratios": [0, 4, 128, 0],
-    "num_hash_layers": 1,
-}
+BODY = {"vocab_size": 32, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 4}
+DENSE = BODY | {"intermediate_size": 24, "num_key_value_heads": 2}
+EXPERTS = {"moe_intermediate_size": 6, "n_routed_experts": 8, "num_experts_per_tok": 3}
+MOE = DENSE | EXPERTS | {"n_shared_experts": 1, "first_k_dense_replace": 1}
+LATENT = {"q_lora_rank": 10, "kv_lora_rank": 8, "qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 6}
+MLA = MOE | LATENT | {"num_key_value_heads": 4, "n_group": 4, "topk_group": 2}
+INDEXER = {"index_n_heads": 2, "index_head_dim": 8, "index_topk": 4}
+V4 = {"head_dim": 16, "qk_rope_head_dim": 4, "q_lora_rank": 10, "sliding_window": 8, "hc_mult": 2, "o_groups": 2}
+V4 |= {"o_lora_rank": 4, "compress_ratios": [0, 4, 128, 0], "num_hash_layers": 1}
+SMALL = {"llama": DENSE, "qwen2": DENSE, "qwen3": DENSE, "qwen3_moe": DENSE | EXPERTS, "deepseek": MOE}
+SMALL |= {"deepseek_v2": MLA, "deepseek_v3": MLA, "deepseek_v32": MLA | INDEXER, "glm_moe_dsa": MLA | INDEXER}
+SMALL |= {"deepseek_v4": BODY | EXPERTS | V4 | INDEXER}
+SMALL = {family: {"model_type": family, **fields} for family, fields in SMALL.items()}
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -125,23 +66,28 @@ def many(examples: int):
 # --------------------------------------------------------------------------------------- random small models
 
 
+def some(draw, **ranges: tuple[int, int]) -> dict[str, int]:
+    return {name: draw(st.integers(*ends)) for name, ends in ranges.items()}
+
+
+def body(draw) -> dict:
+    config = some(draw, vocab_size=(8, 40), intermediate_size=(1, 40), num_hidden_layers=(1, 4))
+    return config | {"tie_word_embeddings": draw(st.booleans()), "pad_token_id": None}
+
+
+def each_layer(draw, config: dict, *kinds: str) -> list[str]:
+    size = config["num_hidden_layers"]
+    return draw(st.lists(st.sampled_from(kinds), min_size=size, max_size=size))
+
+
 @st.composite
 def llama(draw, model_type: str = "llama"):
     kv_heads, per_kv = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    heads, head_dim = kv_heads * per_kv, 2 * draw(st.integers(1, 4))
-    config = {
-        "model_type": model_type,
-        "vocab_size": draw(st.integers(8, 40)),
-        "hidden_size": heads * 2 * draw(st.integers(1, 5)),
-        "intermediate_size": draw(st.integers(1, 40)),
-        "num_hidden_layers": draw(st.integers(1, 4)),
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "tie_word_embeddings": draw(st.booleans()),
-        "pad_token_id": None,
-    }
+    heads = kv_heads * per_kv
+    config = body(draw) | {"model_type": model_type, "num_attention_heads": heads, "num_key_value_heads": kv_heads}
+    config |= {"hidden_size": heads * 2 * draw(st.integers(1, 5))}
     if model_type != "deepseek" and draw(st.booleans()):
-        config["head_dim"] = head_dim
+        config["head_dim"] = 2 * draw(st.integers(1, 4))
     if model_type != "qwen2":
         config["attention_bias"] = draw(st.booleans())
     if model_type == "llama":
@@ -153,10 +99,8 @@ def llama(draw, model_type: str = "llama"):
 def qwen2(draw):
     config = draw(llama("qwen2"))
     if draw(st.booleans()):
-        layers = st.sampled_from(["full_attention", "sliding_attention"])
-        size = config["num_hidden_layers"]
         config |= {"use_sliding_window": True, "sliding_window": draw(st.integers(2, 6))}
-        config["layer_types"] = draw(st.lists(layers, min_size=size, max_size=size))
+        config["layer_types"] = each_layer(draw, config, "full_attention", "sliding_attention")
     return config
 
 
@@ -168,138 +112,101 @@ def qwen3(draw):
 @st.composite
 def qwen3_moe(draw):
     config = draw(llama("qwen3_moe")) | {"head_dim": 2 * draw(st.integers(1, 4))}
-    experts = draw(st.integers(1, 8))
+    config |= some(draw, num_experts=(1, 8), moe_intermediate_size=(1, 12), decoder_sparse_step=(1, 3))
+    config |= some(draw, num_experts_per_tok=(1, config["num_experts"]))
     layers = st.integers(0, config["num_hidden_layers"] - 1)
-    return config | {
-        "num_experts": experts,
-        "num_experts_per_tok": draw(st.integers(1, experts)),
-        "moe_intermediate_size": draw(st.integers(1, 12)),
-        "decoder_sparse_step": draw(st.integers(1, 3)),
-        "mlp_only_layers": draw(st.lists(layers, max_size=2)),
-    }
+    return config | {"mlp_only_layers": draw(st.lists(layers, max_size=2))}
 
 
-@st.composite
-def moe_fields(draw, layers: int):
+def moe_fields(draw, layers: int) -> dict[str, int]:
     per_group, groups = draw(st.integers(2, 4)), draw(st.integers(1, 3))
-    return {
-        "moe_intermediate_size": draw(st.integers(1, 12)),
-        "n_routed_experts": per_group * groups,
-        "n_shared_experts": draw(st.integers(1, 3)),
-        "num_experts_per_tok": draw(st.integers(1, per_group)),
-        "first_k_dense_replace": draw(st.integers(0, layers)),
-        "n_group": groups,
-        "topk_group": draw(st.integers(1, groups)),
-    }
+    fields = some(draw, moe_intermediate_size=(1, 12), n_shared_experts=(0, 3), num_experts_per_tok=(1, per_group))
+    fields |= some(draw, first_k_dense_replace=(0, layers), topk_group=(1, groups))
+    return fields | {"n_routed_experts": per_group * groups, "n_group": groups}
 
 
 @st.composite
 def deepseek(draw):
     config = draw(llama("deepseek"))
-    config |= draw(moe_fields(config["num_hidden_layers"]))
-    return config | {"moe_layer_freq": draw(st.integers(1, 3))}
+    return config | moe_fields(draw, config["num_hidden_layers"]) | some(draw, moe_layer_freq=(1, 3))
 
 
 @st.composite
 def mla(draw, model_type: str):
-    heads, layers = draw(st.integers(1, 4)), draw(st.integers(1, 4))
-    ranks = st.integers(1, 12)
+    heads, ranks = draw(st.integers(1, 4)), st.integers(1, 12)
     even = 2 if model_type == "deepseek_v2" else 1  # its RoPE views pairs as complex numbers, at even offsets only
-    config = {
+    config = body(draw) | {
         "model_type": model_type,
-        "vocab_size": draw(st.integers(8, 40)),
         "hidden_size": heads * 2 * draw(st.integers(1, 5)),
-        "intermediate_size": draw(st.integers(1, 40)),
-        "num_hidden_layers": layers,
         "num_attention_heads": heads,
         "num_key_value_heads": heads,
-        "q_lora_rank": draw(ranks if model_type in ("deepseek_v32", "glm_moe_dsa") else st.none() | ranks),
+        "q_lora_rank": draw(ranks if model_type in shapes.DSA else st.none() | ranks),
         "kv_lora_rank": even * draw(ranks),
         "qk_nope_head_dim": even * draw(st.integers(1, 6)),
         "qk_rope_head_dim": 2 * draw(st.integers(1, 3)),
         "v_head_dim": draw(st.integers(1, 8)),
-        "tie_word_embeddings": draw(st.booleans()),
         "attention_bias": draw(st.booleans()),
-        "pad_token_id": None,
-        **draw(moe_fields(layers)),
     }
+    config |= moe_fields(draw, config["num_hidden_layers"])
     if model_type == "deepseek_v2":
-        config |= {"mlp_bias": draw(st.booleans())}
-        config["topk_method"] = draw(st.sampled_from(["greedy", "group_limited_greedy"]))
-    else:
-        config["num_nextn_predict_layers"] = draw(st.integers(0, 2))
+        return config | {"mlp_bias": draw(st.booleans()), "topk_method": draw(st.sampled_from(V2_CHOICES))}
+    return config | some(draw, num_nextn_predict_layers=(0, 2))
+
+
+V2_CHOICES = ("greedy", "group_limited_greedy")
+
+
+@st.composite
+def deepseek_v32(draw, model_type: str = "deepseek_v32"):
+    config = draw(mla(model_type))
+    rope = config["qk_rope_head_dim"]
+    config |= some(draw, index_n_heads=(1, 4), index_head_dim=(rope, rope + 6), index_topk=(1, 8))
+    config |= {"mlp_bias": draw(st.booleans())}  # the class has the field and ignores it
+    if draw(st.booleans()):
+        config["mlp_layer_types"] = each_layer(draw, config, "dense", "sparse")
     return config
 
 
 @st.composite
 def glm_moe_dsa(draw):
     config = draw(deepseek_v32("glm_moe_dsa"))
-    shared = st.lists(st.sampled_from(["full", "shared"]), min_size=config["num_hidden_layers"] - 1)
     if draw(st.booleans()):
-        config["indexer_types"] = ["full", *draw(shared)][: config["num_hidden_layers"]]
-    return config
-
-
-@st.composite
-def deepseek_v32(draw, model_type: str = "deepseek_v32"):
-    config = draw(mla(model_type))
-    config |= {
-        "index_n_heads": draw(st.integers(1, 4)),
-        "index_head_dim": config["qk_rope_head_dim"] + draw(st.integers(0, 6)),
-        "index_topk": draw(st.integers(1, 8)),
-        "mlp_bias": draw(st.booleans()),  # the class has the field and ignores it
-    }
-    if draw(st.booleans()):
-        size = config["num_hidden_layers"]
-        kinds = st.sampled_from(["dense", "sparse"])
-        config["mlp_layer_types"] = draw(st.lists(kinds, min_size=size, max_size=size))
+        config["indexer_types"] = ["full", *each_layer(draw, config, "full", "shared")[1:]]
     return config
 
 
 @st.composite
 def deepseek_v4(draw):
-    layers, rope, groups = draw(st.integers(1, 4)), 2 * draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    experts = draw(st.integers(1, 8))
-    config = {
+    rope, groups = 2 * draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    config = body(draw) | {
         "model_type": "deepseek_v4",
-        "vocab_size": draw(st.integers(8, 40)),
         "hidden_size": 2 * draw(st.integers(1, 16)),
-        "moe_intermediate_size": draw(st.integers(1, 12)),
-        "num_hidden_layers": layers,
         "num_attention_heads": groups * draw(st.integers(1, 3)),
         "num_key_value_heads": 1,
         "head_dim": rope * draw(st.sampled_from([1, 2, 4])),  # powers of two: the class divides and multiplies
         "qk_rope_head_dim": rope,
-        "q_lora_rank": draw(st.integers(1, 12)),
         "o_groups": groups,
-        "o_lora_rank": draw(st.integers(1, 8)),
-        "n_routed_experts": experts,
-        "n_shared_experts": draw(st.integers(1, 3)),  # ignored by the class
-        "num_experts_per_tok": draw(st.integers(1, experts)),
-        "sliding_window": draw(st.integers(2, 6)),
-        "hc_mult": draw(st.integers(1, 4)),
-        "index_n_heads": draw(st.integers(1, 4)),
-        "index_head_dim": rope + draw(st.integers(0, 6)),
-        "index_topk": draw(st.integers(1, 8)),
-        "num_nextn_predict_layers": draw(st.integers(0, 2)),
-        "tie_word_embeddings": draw(st.booleans()),
         "mlp_bias": draw(st.booleans()),
-        "pad_token_id": None,
+        "n_shared_experts": draw(st.integers(1, 3)),  # ignored by the class
     }
+    del config["intermediate_size"]
+    layers = config["num_hidden_layers"]
+    config |= some(draw, moe_intermediate_size=(1, 12), q_lora_rank=(1, 12), o_lora_rank=(1, 8), sliding_window=(2, 6))
+    config |= some(draw, n_routed_experts=(1, 8), hc_mult=(1, 4), num_nextn_predict_layers=(0, 2))
+    config |= some(draw, num_experts_per_tok=(1, config["n_routed_experts"]))
+    config |= some(draw, index_n_heads=(1, 4), index_head_dim=(rope, rope + 6), index_topk=(1, 8))
     spelling = draw(st.sampled_from(["ratios", "types", "default"]))
     if spelling == "ratios":  # as published; the entry past the last layer is the MTP layer's
         ratios = st.sampled_from([0, 4, 128])
         config["compress_ratios"] = draw(st.lists(ratios, min_size=layers, max_size=layers + 1))
-        config |= {"compress_rate_csa": draw(st.integers(1, 5)), "compress_rate_hca": draw(st.integers(1, 7))}
+        config |= some(draw, compress_rate_csa=(1, 5), compress_rate_hca=(1, 7))
     elif spelling == "types":
-        kinds = ["sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"]
-        config["layer_types"] = draw(st.lists(st.sampled_from(kinds), min_size=layers, max_size=layers))
-        config["compress_rates"] = {kind: draw(st.integers(1, 7)) for kind in kinds[1:]}
+        config["layer_types"] = each_layer(draw, config, shapes.WINDOW, shapes.CSA, shapes.HCA)
+        config["compress_rates"] = some(draw, **{shapes.CSA: (1, 7), shapes.HCA: (1, 7)})
     if draw(st.booleans()):
-        config["num_hash_layers"] = draw(st.integers(0, layers + 1))
+        config |= some(draw, num_hash_layers=(0, layers + 1))
     elif draw(st.booleans()):
-        kinds = st.sampled_from(["moe", "hash_moe"])
-        config["mlp_layer_types"] = draw(st.lists(kinds, min_size=layers, max_size=layers))
+        config["mlp_layer_types"] = each_layer(draw, config, "moe", "hash_moe")
     return config
 
 
@@ -455,10 +362,7 @@ def test_mtp_equals_the_librarys_mtp_model(config):
     model = on_meta(config)
     with torch.device("meta"):
         layers = MtpModel(model, config["num_nextn_predict_layers"]).layers
-    stored = [
-        *layers.parameters(),
-        *(b for name, b in layers.named_buffers() if "e_score_correction_bias" in name),
-    ]
+    stored = [*layers.parameters(), *(b for name, b in layers.named_buffers() if "e_score_correction_bias" in name)]
     assert count_parameters(config).mtp == sum(tensor.numel() for tensor in stored)
 
 
@@ -490,12 +394,7 @@ def test_other_spellings_and_unknown_keys_of_a_dict():
     renamed = {key: value for key, value in v4.items() if key not in ("n_routed_experts", "moe_intermediate_size")}
     renamed |= {"num_local_experts": v4["n_routed_experts"], "intermediate_size": v4["moe_intermediate_size"]}
     assert count_parameters(renamed) == count_parameters(v4)
-    extras = {
-        "transformers_version": "4.33.1",
-        "auto_map": {},
-        "rope_scaling": {"type": "?"},
-        "moe_layer_freq": 9,
-    }
+    extras = {"transformers_version": "4.33.1", "auto_map": {}, "rope_scaling": {"type": "?"}, "moe_layer_freq": 9}
     v3 = SMALL["deepseek_v3"]
     assert count_parameters(v3 | extras | {"mlp_bias": True, "mlp_layer_types": ["dense"]}) == count_parameters(v3)
     with_mtp = {**v3, "num_mtp_layers": 2}
@@ -705,10 +604,7 @@ def test_flops_of_v32_are_the_librarys_with_dense_mla_exchanged_for_sparse_absor
 def test_the_indexers_selection_bounds_attention():
     for family in ("deepseek_v32", "deepseek_v4"):
         config = {**SMALL[family], "index_topk": 4}
-        selected, everything = (
-            flops_per_token(config, 1000),
-            flops_per_token({**config, "index_topk": 9999}, 1000),
-        )
+        selected, everything = (flops_per_token(config, 1000), flops_per_token({**config, "index_topk": 9999}, 1000))
         assert selected.weights == everything.weights
         assert selected.attention < everything.attention
 
@@ -759,130 +655,85 @@ def test_a_missing_or_malformed_field_is_named_with_its_value(family):
                 count_parameters({**config, name: None})
 
 
+TOO_MANY = "num_experts_per_tok = 9: must be at most n_routed_experts = 8"
+NO_MULTIPLE = r"refuses this .* config.*hidden size \(18\) is not a multiple .* heads \(4\)"
+CONTRADICTIONS = [  # families, a change to their small configurations, and what is said
+    (
+        "llama qwen2 qwen3 deepseek deepseek_v3",
+        {"num_key_value_heads": 3},
+        "num_key_value_heads = 3: must divide num_a",
+    ),
+    ("llama qwen2", {"num_key_value_heads": 8}, "num_key_value_heads = 8: must divide num_attention_heads = 4"),
+    ("llama", {"num_key_value_heads": 0}, "num_key_value_heads = 0: must be an integer of at least 1"),
+    ("llama", {"num_key_value_heads": "two"}, "num_key_value_heads = 'two': must be an integer of at least"),
+    ("llama deepseek deepseek_v2", {"hidden_size": 18}, NO_MULTIPLE),
+    ("qwen2", {"hidden_size": 18}, "hidden_size = 18: must be a multiple of num_attention_heads = 4"),
+    ("llama deepseek", {"hidden_size": 20}, "even rotary dimension, but got `head_dim`=5"),
+    ("llama", {"head_dim": 7}, "even rotary dimension, but got `head_dim`=7"),
+    ("llama", {"head_dim": -2}, "head_dim = -2: must be an integer of at least 1"),
+    ("deepseek_v3 deepseek_v4", {"qk_rope_head_dim": 3}, "qk_rope_head_dim = 3: must be positive and even"),
+    *((" ".join(SMALL), {name: 1}, f"{name} = 1: must be true or false") for name in ("mlp_bias", "attention_bias")),
+    (" ".join(SMALL), {"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no': must be true or false"),
+    ("llama", {"rms_norm_eps": "small"}, "transformers refuses this llama config.*rms_norm_eps.*'small'"),
+    ("qwen2 qwen3", {"layer_types": ["full_attention"]}, r"`num_hidden_layers` \(3\) must .* `layer_types` \(1\)"),
+    (
+        "qwen2",
+        {"layer_types": ["chunked_attention"] * 3},
+        r"layer_types = \['ch.*: entries must be of \('full_attention'",
+    ),
+    ("deepseek", {"moe_layer_freq": 0}, "moe_layer_freq = 0: must be an integer of at least 1"),
+    ("qwen3_moe deepseek deepseek_v2 deepseek_v3 deepseek_v4", {"num_experts_per_tok": 9}, TOO_MANY),
+    ("deepseek_v2 deepseek_v3 deepseek_v32", {"n_group": 3}, "n_group = 3: must divide n_routed_experts = 8"),
+    (
+        "deepseek_v2",
+        {"n_group": None, "topk_method": "group_limited_greedy"},
+        "n_group = None: must be an integer of at",
+    ),
+    ("deepseek_v3", {"n_group": 8}, "n_group = 8: must leave two of n_routed_experts = 8 in each group"),
+    ("deepseek_v3", {"n_group": 0}, "n_group = 0: must be an integer of at least 1"),
+    ("deepseek_v2 deepseek_v3", {"topk_group": 5}, "topk_group = 5: must be at most n_group = 4"),
+    ("deepseek_v3", {"topk_group": 0}, "topk_group = 0: must be an integer of at least 1"),
+    (
+        "deepseek_v3",
+        {"num_nextn_predict_layers": -1},
+        "num_nextn_predict_layers = -1: must be an integer of at least 0",
+    ),
+    ("deepseek_v32 glm_moe_dsa", {"index_head_dim": 2}, "index_head_dim = 2: must be at least qk_rope_head_dim = 4"),
+    ("deepseek_v32", {"mlp_layer_types": ["dense", "x", "sparse"]}, "`mlp_layer_types` entries must be in"),
+    ("deepseek_v32", {"mlp_layer_types": ["dense"]}, "num_hidden_layers.*mlp_layer_types"),
+    (
+        "glm_moe_dsa",
+        {"indexer_types": ["full"]},
+        r"indexer_types = \['full'\]: must have num_hidden_layers = 3 entries",
+    ),
+    ("deepseek_v4", {"compress_ratios": [0, 7, 4]}, r"compress_ratios = \[0, 7, 4\]: must be a list of \(0, 4, 128\)"),
+    ("deepseek_v4", {"compress_ratios": 4}, r"compress_ratios = 4: must be a list of \(0, 4, 128\)"),
+    ("deepseek_v4", {"compress_ratios": [0, 4]}, r"`num_hidden_layers` \(3\) must equal `len\(layer_types\)` \(2\)"),
+    ("deepseek_v4", {"layer_types": ["full_attention"] * 3}, "layer_types.*full_attention"),
+    ("deepseek_v4", {"num_hash_layers": -1}, "num_hash_layers = -1: must be an integer of at least 0"),
+    (
+        "deepseek_v4",
+        {"compress_rate_csa": 0},
+        r"compress_rates\['compressed_sparse_attention'\] = 0: must be an integer",
+    ),
+    (
+        "deepseek_v4",
+        {"compress_rates": {"compressed_sparse_attention": 4}},
+        r"s\['heavily_.*'\] = None: must be an integer",
+    ),
+    ("deepseek_v4", {"o_groups": 3}, "o_groups = 3: must divide the width of all heads, 64"),
+    ("deepseek_v4", {"qk_rope_head_dim": 32}, "qk_rope_head_dim = 32: must be at most head_dim = 16"),
+    ("deepseek_v4", {"qk_rope_head_dim": 12}, "index_head_dim = 8: must be at least qk_rope_head_dim = 12"),
+    ("deepseek_v4", {"mlp_layer_types": ["dense"] * 3}, "mlp_layer_types.*dense"),
+]
+
+
 @pytest.mark.parametrize(
     ("family", "change", "message"),
-    [
-        ("llama", {"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide num_attention_heads = 4"),
-        ("llama", {"num_key_value_heads": 8}, "num_key_value_heads = 8: must divide num_attention_heads = 4"),
-        ("llama", {"num_key_value_heads": 0}, "num_key_value_heads = 0: must be an integer of at least 1"),
-        (
-            "llama",
-            {"hidden_size": 18},
-            r"refuses this llama config.*hidden size \(18\) is not a multiple .* heads \(4\)",
-        ),
-        ("llama", {"hidden_size": 20}, "even rotary dimension, but got `head_dim`=5"),
-        ("llama", {"head_dim": 7}, "even rotary dimension, but got `head_dim`=7"),
-        ("llama", {"head_dim": -2}, "head_dim = -2: must be an integer of at least 1"),
-        ("llama", {"attention_bias": "yes"}, "attention_bias = 'yes': must be true or false"),
-        ("llama", {"tie_word_embeddings": "no"}, "tie_word_embeddings = 'no': must be true or false"),
-        ("llama", {"num_key_value_heads": "two"}, "num_key_value_heads = 'two': must be an integer of at least"),
-        ("llama", {"mlp_bias": 0}, "mlp_bias = 0: must be true or false"),
-        ("llama", {"rms_norm_eps": "small"}, "transformers refuses this llama config.*rms_norm_eps.*'small'"),
-        ("qwen2", {"hidden_size": 18}, "hidden_size = 18: must be a multiple of num_attention_heads = 4"),
-        ("qwen2", {"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide num_attention_heads = 4"),
-        (
-            "qwen2",
-            {"layer_types": ["full_attention"]},
-            r"`num_hidden_layers` \(3\) must be equal .*`layer_types` \(1\)",
-        ),
-        (
-            "qwen2",
-            {"layer_types": ["chunked_attention"] * 3},
-            r"layer_types = \['chunked_attention', .*: entries must be of \('full_attention', 'sliding_atten",
-        ),
-        (
-            "deepseek",
-            {"hidden_size": 18},
-            r"refuses this deepseek config.*hidden size \(18\) is not a multiple .* heads \(4\)",
-        ),
-        ("deepseek", {"num_key_value_heads": 3}, "num_key_value_heads = 3: must divide"),
-        ("deepseek", {"moe_layer_freq": 0}, "moe_layer_freq = 0: must be an integer of at least 1"),
-        ("deepseek", {"attention_bias": 1}, "attention_bias = 1: must be true or false"),
-        (
-            "deepseek",
-            {"num_experts_per_tok": 9},
-            "num_experts_per_tok = 9: must be at most n_routed_experts = 8",
-        ),
-        (
-            "deepseek_v2",
-            {"hidden_size": 18},
-            r"refuses this deepseek_v2 config.*hidden size \(18\) is not a multiple .* heads \(4\)",
-        ),
-        ("deepseek_v2", {"n_group": 3}, "n_group = 3: must divide n_routed_experts = 8"),
-        (
-            "deepseek_v2",
-            {"n_group": None, "topk_method": "group_limited_greedy"},
-            "n_group = None: must be an integer of at least 1",
-        ),
-        ("deepseek_v3", {"n_group": 3}, "n_group = 3: must divide n_routed_experts = 8"),
-        ("deepseek_v3", {"n_group": 8}, "n_group = 8: must leave two of n_routed_experts = 8 in each group"),
-        ("deepseek_v3", {"n_group": 0}, "n_group = 0: must be an integer of at least 1"),
-        ("deepseek_v3", {"topk_group": 5}, "topk_group = 5: must be at most n_group = 4"),
-        ("deepseek_v3", {"topk_group": 0}, "topk_group = 0: must be an integer of at least 1"),
-        (
-            "deepseek_v3",
-            {"num_experts_per_tok": 9},
-            "num_experts_per_tok = 9: must be at most n_routed_experts = 8",
-        ),
-        ("deepseek_v3", {"qk_rope_head_dim": 3}, "qk_rope_head_dim = 3: must be positive and even"),
-        (
-            "deepseek_v3",
-            {"num_key_value_heads": 3},
-            "num_key_value_heads = 3: must divide num_attention_heads = 4",
-        ),
-        (
-            "deepseek_v3",
-            {"num_nextn_predict_layers": -1},
-            "num_nextn_predict_layers = -1: must be an integer of at least 0",
-        ),
-        ("deepseek_v32", {"index_head_dim": 2}, "index_head_dim = 2: must be at least qk_rope_head_dim = 4"),
-        (
-            "deepseek_v32",
-            {"mlp_layer_types": ["dense", "x", "sparse"]},
-            "`mlp_layer_types` entries must be in",
-        ),
-        ("deepseek_v32", {"mlp_layer_types": ["dense"]}, "num_hidden_layers.*mlp_layer_types"),
-        (
-            "deepseek_v4",
-            {"compress_ratios": [0, 7, 4]},
-            r"compress_ratios = \[0, 7, 4\]: must be a list of \(0, 4, 128\)",
-        ),
-        ("deepseek_v4", {"compress_ratios": 4}, r"compress_ratios = 4: must be a list of \(0, 4, 128\)"),
-        (
-            "deepseek_v4",
-            {"compress_ratios": [0, 4]},
-            r"`num_hidden_layers` \(3\) must equal `len\(layer_types\)` \(2\)",
-        ),
-        ("deepseek_v4", {"layer_types": ["full_attention"] * 3}, "layer_types.*full_attention"),
-        ("deepseek_v4", {"num_hash_layers": -1}, "num_hash_layers = -1: must be an integer of at least 0"),
-        (
-            "deepseek_v4",
-            {"compress_rate_csa": 0},
-            r"compress_rates\['compressed_sparse_attention'\] = 0: must be an integer",
-        ),
-        (
-            "deepseek_v4",
-            {"compress_rates": {"compressed_sparse_attention": 4}},
-            r"compress_rates\['heavily_compressed_attention'\] = None: must be an integer of at least 1",
-        ),
-        ("deepseek_v4", {"o_groups": 3}, "o_groups = 3: must divide the width of all heads, 64"),
-        ("deepseek_v4", {"qk_rope_head_dim": 3}, "qk_rope_head_dim = 3: must be positive and even"),
-        ("deepseek_v4", {"qk_rope_head_dim": 32}, "qk_rope_head_dim = 32: must be at most head_dim = 16"),
-        (
-            "deepseek_v4",
-            {"qk_rope_head_dim": 12},
-            "index_head_dim = 8: must be at least qk_rope_head_dim = 12",
-        ),
-        (
-            "deepseek_v4",
-            {"num_experts_per_tok": 9},
-            "num_experts_per_tok = 9: must be at most n_routed_experts = 8",
-        ),
-        ("deepseek_v4", {"mlp_layer_types": ["dense"] * 3}, "mlp_layer_types.*dense"),
-    ],
+    [(family, *case) for families, *case in CONTRADICTIONS for family in families.split()],
 )
 def test_contradictions_are_named(family, change, message):
-    with pytest.raises(ValueError, match=message) as raised:
+    with pytest.raises(shapes.ConfigError, match=message) as raised:
         count_parameters({**SMALL[family], **change})
     assert "\n" not in str(raised.value)
 
@@ -926,10 +777,7 @@ def test_lengths_must_be_counts(bad):
 
 @pytest.mark.parametrize("bad", ["float12", "BF17", 16, None, torch.complex64])
 def test_an_unknown_number_format_names_the_known_ones(bad):
-    for function in (
-        lambda: weight_bytes(SMALL["llama"], bad),
-        lambda: kv_cache_bytes(SMALL["llama"], 1, dtype=bad),
-    ):
+    for function in (lambda: weight_bytes(SMALL["llama"], bad), lambda: kv_cache_bytes(SMALL["llama"], 1, dtype=bad)):
         with pytest.raises(ValueError, match=rf"^dtype = {re.escape(repr(bad))}: must be one of float32, .*int4"):
             function()
 
@@ -944,58 +792,33 @@ def test_importing_the_module_is_light():
 
 # ---------------------------------------------------------------------------------- configurations from the wild
 
+LLAMA, V2, V3_SMALL, GLM = (SMALL[name] for name in ("llama", "deepseek_v2", "deepseek_v3", "glm_moe_dsa"))
 PLAIN = {**SMALL["deepseek"], "num_key_value_heads": 4}
+OCR = {name: value for name, value in V2.items() if name != "model_type"} | {"use_mla": False, "v_head_dim": 0}
+OCR |= {"kv_lora_rank": None, "q_lora_rank": None}
+JANUS = {"model_type": "llama", "num_hidden_layers": 30}
+LLAMA_CLASS = {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
+RENAMED = {"num_local_experts" if name == "n_routed_experts" else name: value for name, value in GLM.items()}
 WILD = {  # a configuration as people have it, and the same in the words of its family
-    "a relative": ({**SMALL["deepseek_v3"], "model_type": "kimi_k2"}, SMALL["deepseek_v3"]),
-    "only architectures": (
-        {**SMALL["deepseek_v3"], "model_type": None, "architectures": ["DeepseekV3ForCausalLM"]},
-        SMALL["deepseek_v3"],
-    ),
-    "text_config": (
-        {"model_type": "kimi_k25", "text_config": {**SMALL["deepseek_v3"], "model_type": "kimi_k2"}},
-        SMALL["deepseek_v3"],
-    ),
+    "a relative": (V3_SMALL | {"model_type": "kimi_k2"}, V3_SMALL),
+    "only architectures": (V3_SMALL | {"model_type": None, "architectures": ["DeepseekV3ForCausalLM"]}, V3_SMALL),
+    "text_config": ({"model_type": "kimi_k25", "text_config": V3_SMALL | {"model_type": "kimi_k2"}}, V3_SMALL),
     "language_config": (
-        {"model_type": "deepseek_vl_v2", "tie_word_embeddings": True, "language_config": SMALL["deepseek_v2"]},
-        {**SMALL["deepseek_v2"], "tie_word_embeddings": True},
+        {"model_type": "deepseek_vl_v2", "tie_word_embeddings": True, "language_config": V2},
+        V2 | {"tie_word_embeddings": True},
     ),
-    "OCR, without a type inside": (
-        {
-            "model_type": "deepseek_vl_v2",
-            "language_config": {
-                **{name: value for name, value in SMALL["deepseek_v2"].items() if name != "model_type"},
-                "use_mla": False,
-                "kv_lora_rank": None,
-                "q_lora_rank": None,
-                "v_head_dim": 0,
-            },
-        },
-        PLAIN,
-    ),
+    "OCR, without a type inside": ({"model_type": "deepseek_vl_v2", "language_config": OCR}, PLAIN),
     "what the class has anyway is left out": (
-        {"model_type": "multi_modality", "language_config": {"model_type": "llama", "num_hidden_layers": 30}},
-        {
-            "model_type": "llama",
-            "vocab_size": 32000,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 30,
-            "num_attention_heads": 32,
-        },
+        {"model_type": "multi_modality", "language_config": JANUS},
+        JANUS | LLAMA_CLASS,
     ),
-    "no latent": ({**SMALL["deepseek_v2"], "kv_lora_rank": None, "qk_rope_head_dim": 0, "v_head_dim": 0}, PLAIN),
-    "use_mla is false": ({**SMALL["deepseek_v2"], "use_mla": False}, PLAIN),
-    "no groups": ({**SMALL["deepseek_v3"], "n_group": None, "topk_group": None}, SMALL["deepseek_v3"]),
-    "no shared experts": (
-        {**SMALL["deepseek_v3"], "n_shared_experts": None},
-        {**SMALL["deepseek_v3"], "n_shared_experts": 0},
-    ),
-    "switches left open": ({**SMALL["llama"], "tie_word_embeddings": None, "attention_bias": None}, SMALL["llama"]),
-    "numbers as text": ({**SMALL["llama"], "hidden_size": "16", "num_hidden_layers": 3.0}, SMALL["llama"]),
-    "GLM's experts of another name": (
-        {"num_local_experts" if name == "n_routed_experts" else name: v for name, v in SMALL["glm_moe_dsa"].items()},
-        SMALL["glm_moe_dsa"],
-    ),
+    "no latent": (V2 | {"kv_lora_rank": None, "qk_rope_head_dim": 0, "v_head_dim": 0}, PLAIN),
+    "use_mla is false": (V2 | {"use_mla": False}, PLAIN),
+    "no groups": (V3_SMALL | {"n_group": None, "topk_group": None}, V3_SMALL),
+    "no shared experts": (V3_SMALL | {"n_shared_experts": None}, V3_SMALL | {"n_shared_experts": 0}),
+    "switches left open": (LLAMA | {"tie_word_embeddings": None, "attention_bias": None}, LLAMA),
+    "numbers as text": (LLAMA | {"hidden_size": "16", "num_hidden_layers": 3.0}, LLAMA),
+    "GLM's experts of another name": (RENAMED, GLM),
 }
 
 
@@ -1009,61 +832,27 @@ def test_configurations_from_the_wild_are_those_of_their_family(case):
 def test_relatives_have_their_published_totals():
     glm = CONFIG_MAPPING["glm_moe_dsa"]()  # its defaults are GLM-5's shape, published as 744B
     assert round(count_parameters(glm).total / 1e9) == 744
-    eight = {
-        **SMALL["qwen3"],
-        "vocab_size": 151936,
-        "hidden_size": 4096,
-        "intermediate_size": 12288,
-        "num_hidden_layers": 36,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-    }
+    eight = SMALL["qwen3"] | {"vocab_size": 151936, "hidden_size": 4096, "intermediate_size": 12288, "head_dim": 128}
+    eight |= {"num_hidden_layers": 36, "num_attention_heads": 32, "num_key_value_heads": 8}
     assert count_parameters(eight).total == 8_190_735_360  # Qwen3-8B on the hub
 
 
 def test_deepseeks_own_inference_format():
-    own = {
-        "vocab_size": 129280,
-        "dim": 7168,
-        "inter_dim": 18432,
-        "moe_inter_dim": 2048,
-        "n_layers": 61,
-        "n_dense_layers": 3,
-        "n_heads": 128,
-        "n_routed_experts": 256,
-        "n_shared_experts": 1,
-        "n_activated_experts": 8,
-        "n_expert_groups": 8,
-        "n_limited_groups": 4,
-        "score_func": "sigmoid",
-        "q_lora_rank": 1536,
-        "kv_lora_rank": 512,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 128,
-        "dtype": "fp8",
+    same = ("vocab_size", "n_routed_experts", "n_shared_experts", *LATENT)
+    names = dict(zip(same, same, strict=True)) | {"dim": "hidden_size", "inter_dim": "intermediate_size"}
+    names |= {
+        "moe_inter_dim": "moe_intermediate_size",
+        "n_layers": "num_hidden_layers",
+        "n_heads": "num_attention_heads",
     }
-    assert count_parameters(own).total == count_parameters(V3).total
+    names |= {"n_dense_layers": "first_k_dense_replace", "n_activated_experts": "num_experts_per_tok"}
+    own = {short: V3[name] for short, name in names.items()} | {"score_func": "sigmoid", "dtype": "fp8"}
+    own |= {"n_expert_groups": 8, "n_limited_groups": 4}
+    assert count_parameters(own) == count_parameters(V3 | {"num_nextn_predict_layers": 0})
     assert weight_bytes(own, "published") == weight_bytes(V3, "published")
-    lite = {
-        "vocab_size": 102400,
-        "dim": 2048,
-        "inter_dim": 10944,
-        "moe_inter_dim": 1408,
-        "n_layers": 27,
-        "n_dense_layers": 1,
-        "n_heads": 16,
-        "n_routed_experts": 64,
-        "n_shared_experts": 2,
-        "n_activated_experts": 6,
-        "q_lora_rank": 0,
-        "kv_lora_rank": 512,
-        "qk_nope_head_dim": 128,
-        "qk_rope_head_dim": 64,
-        "v_head_dim": 128,
-    }
-    assert count_parameters(lite).total == PUBLISHED["DeepSeek-V2-Lite"]["exact_total"]
+    lite = PUBLISHED["DeepSeek-V2-Lite"]["config"]
+    own = {short: lite[name] for short, name in names.items()} | {"q_lora_rank": 0}
+    assert count_parameters(own).total == PUBLISHED["DeepSeek-V2-Lite"]["exact_total"]
 
 
 def test_a_path_is_a_configuration(tmp_path):
@@ -1104,15 +893,9 @@ def test_published_bytes_of_v3_are_those_of_its_files():
     ("quantization", "bits"),
     [
         ({"quant_method": "awq", "bits": 4, "group_size": 8}, lambda i, o: 4 * i * o + 20 * o * -(-i // 8)),
-        (
-            {"quant_method": "gptq", "bits": 8, "group_size": -1},
-            lambda i, o: 8 * i * o + 24 * o + 32 * i,
-        ),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, lambda i, o: 8 * i * o + 24 * o + 32 * i),
         ({"quant_method": "fp8"}, lambda i, o: 8 * i * o + 32),
-        (
-            {"quant_method": "fp8", "weight_block_size": [8, 4]},
-            lambda i, o: 8 * i * o + 32 * -(-o // 8) * -(-i // 4),
-        ),
+        ({"quant_method": "fp8", "weight_block_size": [8, 4]}, lambda i, o: 8 * i * o + 32 * -(-o // 8) * -(-i // 4)),
         ({"quant_method": "bitsandbytes", "load_in_8bit": True}, lambda i, o: 8 * i * o + 32 * o),
         ({}, lambda i, o: 16 * i * o),
     ],

@@ -278,7 +278,8 @@ def _vector(width: int, times: int = 1) -> Block:
 
 
 def _linear(inputs: int, outputs: int, pieces: int = 1, bias: bool = False, times: int = 1) -> Block:
-    return Counter({(inputs, outputs, pieces): times}) + _vector(outputs, times if bias else 0)
+    matrix = Counter({(inputs, outputs, pieces): times if inputs * outputs else 0})
+    return matrix + _vector(outputs, times if bias else 0)
 
 
 def _swiglu(h: int, width: int, bias: bool = False, times: int = 1) -> Block:
@@ -333,8 +334,7 @@ def _ffn(c: Shape, ffn: str) -> Iterator[tuple[str, Block]]:
     shared = 1 if c.model_type == "deepseek_v4" else c.n_shared_experts  # as one SwiGLU
     yield "router", _linear(c.h, c.E)
     yield "routed_experts", _swiglu(c.h, c.fe, times=c.E)
-    if shared:
-        yield "shared_experts", _swiglu(c.h, shared * c.fe, c.mlp_bias)
+    yield "shared_experts", _swiglu(c.h, shared * c.fe, c.mlp_bias)
 
 
 def layer_blocks(c: Shape, kind: str, ffn: str) -> dict[str, Block]:
