@@ -127,9 +127,7 @@ class Commission(Exercise):
                 bound = "" if point.name in ("each card", "the price") else "Even the bound misses that. "
                 told = f"{point.name}: {point.got}, {point.wanted}. {bound}{self._why(point.name, made)}"
                 return Judgement(False, told[0].upper() + told[1:], report)
-        rival = (
-            "Nothing cheaper does it." if math.isclose(times, 1) else f"The cheapest is ${self.cheapest:,.2f} an hour."
-        )
+        rival = "Nothing cheaper does it." if dearer == "as much" else f"The cheapest is ${self.cheapest:,.2f} an hour."
         return Judgement(True, f"Each card has room, and the bounds allow the rest. {rival} {self.after}", report)
 
     @functools.cached_property
@@ -160,7 +158,7 @@ class Commission(Exercise):
                         yield hourly, deployment
 
     def _read(self, given: Any) -> dict[str, Any]:
-        """The fields of a deployment, each of its kind, the model's name as in the catalog."""
+        """The fields of a deployment: texts, and a batch that is a whole number."""
         form = "{" + ", ".join(f'"{name}": ...' for name in FIELDS) + "}"
         if not isinstance(given, _answers.Unordered) or not given or not all(map(_is_field, given)):
             raise _Refused(f"Hand in a deployment, {form}; got {_answers.short(given)}.")
@@ -288,7 +286,7 @@ class Commission(Exercise):
         if self._fused(made) and (planned := self._plan(made.model, "int8", deployment)).fits:
             return f"The weights take {_gb(made.weights)}, not {_gb(planned.weights)}. {FUSED}"
         if latent and made.fullest - share * (1 - 1 / ways["tensor"]) <= made.room:
-            return f"Of it, {_gb(share)} are cache. {LATENT}"
+            return f"{_gb(share)} of that are cache. {LATENT}"
         if self._planned(deployment | {"model": made.model, "precision": made.precision, "split": None}).fits:
             return SPLIT
         if made.fullest - share / (1 if latent else ways["tensor"]) > made.room:

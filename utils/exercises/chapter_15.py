@@ -12,10 +12,10 @@ def _deployment(model: str, precision: str, hardware: str, split: str, batch: in
 
 _ANSWER = """\
 answer = {{
-    "model": {model!r},
-    "precision": {precision!r},
-    "hardware": {hardware!r},
-    "split": {split!r},
+    "model": "{model}",
+    "precision": "{precision}",
+    "hardware": "{hardware}",
+    "split": "{split}",
     "batch": {batch},
 }}
 """
