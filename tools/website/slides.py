@@ -52,7 +52,7 @@ def slide(cell: NotebookNode) -> NotebookNode:
     shown = [o for o in cell.outputs if {"image/png", VERDICT_MIME} & o.get("data", {}).keys()]
     lines = cell.source.splitlines()
     if shown or len(lines) > CODE_LINES or max(map(len, lines)) > COLUMNS:
-        cell["transient"] = {"remove_source": True}
+        cell.metadata["jupyter"] = {"source_hidden": True}
     cell.outputs = shown or [output for output in cell.outputs if output.output_type == "stream"]
     return cell
 
