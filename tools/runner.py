@@ -33,10 +33,10 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, Tex
 from rich.table import Table
 from rich.text import Text
 
-from tools import report
+from tools import pages, report
 from tools.choices import choose
 from tools.generated import measured
-from utils import files, handouts
+from utils import files
 from utils.chapters import NOTEBOOKS, ROOT, notebook_paths
 from utils.claims import VERDICT_MIME
 from utils.errors import CourseError
@@ -210,10 +210,9 @@ def run_notebooks(
 
     def keep(chapter: _Job) -> None:
         target = build / _handout(chapter.path.name)
-        handouts.write_handout(chapter.notebook, f"{chapter.number} · {chapter.title}", notebooks, target)
+        pages.write_page(chapter.notebook, f"{chapter.number} · {chapter.title}", notebooks, target)
 
     results = _execute_all(chapters, jobs, cell_timeout, console or Console(), keep)
-    handouts.write_glossary(build / "handouts")
     report.write_report(report.summary(results, len(paths), time.monotonic() - start), build)
     return results
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import nbformat
 from docutils import nodes
-from latex2mathml.converter import convert
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
+from tools.pages import formula
 from tools.website import prints
 from tools.website.sources import GLOSSARY
 from utils import languages
@@ -30,27 +30,14 @@ def setup(app: Sphinx) -> dict[str, bool]:
 # Formulas need no script and no font file.
 
 
-def mathml(latex: str, display: str) -> str:
-    """A formula as MathML.
-
-    Raises:
-        ValueError: the converter cannot read all of it.
-    """
-    # The converter knows `split`, which means the same as `aligned`.
-    found = convert(latex.strip().replace("{aligned}", "{split}"), display=display)
-    if "\\" in re.sub("<[^>]+>", "", found):
-        raise ValueError(f"no MathML for {latex!r}")
-    return found
-
-
 def _inline_math(writer: HTML5Translator, node: nodes.math) -> None:
-    writer.body.append(mathml(node.astext(), "inline") + "\N{WORD JOINER}")  # a comma stays with its formula
+    writer.body.append(formula(node.astext()) + "\N{WORD JOINER}")  # a comma stays with its formula
     raise nodes.SkipNode
 
 
 def _block_math(writer: HTML5Translator, node: nodes.math_block) -> None:
     writer.body.append(writer.starttag(node, "div", CLASS="math", tabindex="0"))
-    writer.body.append(mathml(node.astext(), "block") + "</div>")
+    writer.body.append(formula(node.astext(), "block") + "</div>")
     raise nodes.SkipNode
 
 

@@ -9,15 +9,12 @@ import shutil
 from pathlib import Path
 
 import nbformat
-from jinja2 import pass_context
-from jinja2.runtime import Context
 from nbconvert import SlidesExporter
-from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode, v4
 
-from tools.website.extension import mathml
-from tools.website.sources import NOT_ON_A_PAGE, SITE, decks, parts
-from utils import files
+from tools import pages
+from tools.website.sources import SITE, decks, parts
+from utils import chapters, files
 from utils.claims import VERDICT_MIME
 
 WORDS = 120  # of a text on one slide
@@ -25,29 +22,14 @@ CODE_LINES, COLUMNS = 14, 104  # the most code that fits
 _CHINESE = re.compile(r"<!-- zh -->.*?<!-- /zh -->", re.DOTALL)
 
 
-class _Renderer(IPythonRenderer):
-    """Formulas need no script."""
-
-    def inline_math(self, body: str) -> str:
-        return mathml(body, "inline")
-
-    def block_math(self, body: str) -> str:
-        return mathml(body, "block")
-
-    def link(self, text: str, url: str, title: str | None = None) -> str:
-        return super().link(text, url, title) if "://" in url else text  # a deck stands alone
-
-
-class _Exporter(SlidesExporter):
-    @pass_context
-    def markdown2html(self, context: Context, source: str) -> str:
-        return MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(source)
+class _Exporter(pages.Exporter, SlidesExporter):
+    """A deck."""
 
 
 def slide(cell: NotebookNode) -> NotebookNode:
     """What a slide shows of a cell."""
     if cell.cell_type == "markdown":
-        cell.source = _beginning(NOT_ON_A_PAGE.sub("", _CHINESE.sub("", cell.source)))
+        cell.source = _beginning(pages.FOR_NOTEBOOKS.sub("", _CHINESE.sub("", cell.source)))
         return cell
     shown = [o for o in cell.outputs if {"image/png", VERDICT_MIME} & o.get("data", {}).keys()]
     lines = cell.source.splitlines()
@@ -73,17 +55,16 @@ def write_decks(folder: Path) -> None:
     Raises:
         WriteError: the folder cannot be written.
     """
-    template = (SITE / "slides" / "deck.html.j2").read_text(encoding="utf-8")
-    for (name, title), chapters in zip(decks().items(), parts().values(), strict=True):
-        listed = "\n".join(f"- {chapter.number} · {chapter.title}" for chapter in chapters)
+    for (name, title), part in zip(decks().items(), parts().values(), strict=True):
+        listed = "\n".join(f"- {chapter.number} · {chapter.title}" for chapter in part)
         front = v4.new_markdown_cell(f"# {title}\n\nDeepSeek by the Numbers\n\n{listed}")
         front.metadata["slideshow"] = {"slide_type": "slide"}
         deck = v4.new_notebook(cells=[front])
-        for chapter in chapters:
-            notebook = nbformat.read(SITE.parent / "notebooks" / chapter.file, as_version=4)
+        for chapter in part:
+            notebook = nbformat.read(chapters.NOTEBOOKS / chapter.file, as_version=4)
             deck.cells += [slide(cell) for cell in notebook.cells if "slideshow" in cell.metadata]
         resources = {"metadata": {"name": f"{title}. DeepSeek by the Numbers"}}
-        html, _ = _Exporter(raw_template=template).from_notebook_node(deck, resources)
+        html, _ = _Exporter("deck.html.j2", chapters.NOTEBOOKS).from_notebook_node(deck, resources)
         files.write(folder / f"{name}.html", html)
     shutil.copytree(SITE / "slides" / "reveal", folder / "reveal", dirs_exist_ok=True)
     shutil.copy(SITE / "slides" / "slides.css", folder)

@@ -10,17 +10,13 @@ import jinja2
 import nbformat
 from nbformat import NotebookNode, v4
 
-from tools import generated
+from tools import generated, pages
 from utils import chapters, claims, exercises, files
 from utils.chapters import Chapter
 
 SITE = chapters.ROOT / "site"
 VARIANTS = ("blank", "filled")
 GLOSSARY = "docs/glossary"  # the page
-WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-NOT_ON_A_PAGE = re.compile(
-    r"^\[!\[.*open-in-colab.*$|<!-- /?\w+ -->| \(\[in Colab\]\([^)]*\)\)", re.MULTILINE
-)  # badges, the marks of generated parts, and links that the theme's buttons replace
 
 
 def plain(text: str) -> str:
@@ -44,14 +40,14 @@ def chapter(notebook: NotebookNode) -> NotebookNode:
 
 def _cells(cell: NotebookNode, seen: set[str]) -> Iterator[NotebookNode]:
     if cell.cell_type == "markdown":
-        cell.source = NOT_ON_A_PAGE.sub("", cell.source)
+        cell.source = pages.FOR_NOTEBOOKS.sub("", cell.source)
         yield cell
         return
     quiz = re.match(r'quiz\("(\d\d)"', cell.source)
     if quiz:
         yield _rendered("quiz", questions=exercises.all_quizzes()[quiz[1]])
     elif "bootstrap" not in cell.metadata.get("tags", []):
-        cell.outputs = [output for output in cell.outputs if _belongs(output)]
+        cell.outputs = list(filter(pages.shown, cell.outputs))
         for output in cell.outputs:
             output.get("data", {}).pop(claims.VERDICT_MIME, None)  # its card is there as HTML
         if re.search(r"^solution\(", cell.source, re.MULTILINE):
@@ -63,13 +59,8 @@ def _cells(cell: NotebookNode, seen: set[str]) -> Iterator[NotebookNode]:
                 yield _rendered("exercise", exercise=exercises.get(exercise_id))
 
 
-def _belongs(output: NotebookNode) -> bool:
-    """Whether a page can show an output: not a widget, whose static twin is printed, nor "waiting for your answer"."""
-    return WIDGET_VIEW not in output.get("data", {}) and " is waiting for your answer " not in output.get("text", "")
-
-
 def _rendered(name: str, **values: Any) -> NotebookNode:
-    return v4.new_markdown_cell(_templates.get_template(f"cells/{name}.md.j2").render(values))
+    return v4.new_markdown_cell(_templates.get_template(f"templates/{name}.md.j2").render(values))
 
 
 def parts() -> dict[str, list[Chapter]]:
@@ -89,19 +80,19 @@ def decks() -> dict[str, str]:
 def prints() -> dict[str, str]:
     """File name (without variant and ending) and title of each page to print, the book first."""
     known = chapters.all_chapters()
-    pages = {Path(chapter.file).stem: f"{chapter.number} · {chapter.title}" for chapter in known}
-    return {"book": "The book: all chapters and the glossary"} | pages
+    titles = {Path(chapter.file).stem: f"{chapter.number} · {chapter.title}" for chapter in known}
+    return {"book": "The book: all chapters and the glossary"} | titles
 
 
 def _board() -> dict[str, str]:
     """The verdicts as tables, long and short, and how many of each kind there are."""
-    pages = {chapter.number: chapter.file for chapter in chapters.all_chapters()}
+    targets = {chapter.number: chapter.file for chapter in chapters.all_chapters()}
     found = sorted(
         (v for path in chapters.notebook_paths() for v in claims.saved_verdicts(path)), key=lambda v: v.claim
     )
     kinds = Counter("holds under a condition" if v.verdict.startswith("holds if") else v.verdict for v in found)
     rows = [
-        [v.claim, *map(plain, (v.text, v.verdict, v.measured)), f"[{v.chapter}](notebooks/{pages[v.chapter]})"]
+        [v.claim, *map(plain, (v.text, v.verdict, v.measured)), f"[{v.chapter}](notebooks/{targets[v.chapter]})"]
         for v in found
     ]
     head = ["claim", "the article says", "verdict", "measured", "chapter"]
