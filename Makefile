@@ -1,13 +1,13 @@
 # The course's commands. Each one first sets up .venv; a second run reuses it.
 #   PYTHON=python3.12   the Python that makes .venv (3.11, 3.12 or 3.13)
-#   ONLY=05,07          chapters for "make course" and "make handouts", parts for "make slides", topics for "make bench"
+#   ONLY=05,07          chapters for "make course" and the PDF files of "make site", topics for "make bench"
 #   JOBS=2              notebooks that "make course" runs at the same time
 #   REPO=owner/name     where "make publish" says that the course is hosted, on GitHub
 #   TAG=v1.0            the tag that Colab opens and installs; without it the last one stays
 #   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course handouts slides site check test outputs steady lab bench publish clean
+.PHONY: help setup course site check test outputs steady lab bench publish clean
 
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
@@ -21,9 +21,7 @@ help:
 	@echo
 	@echo "  make lab       open the course in JupyterLab, at chapter 00 (PORT=8890)"
 	@echo "  make course    run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
-	@echo "  make handouts  pages and a book to print, from the saved outputs, with and without solutions (ONLY=05,07)"
-	@echo "  make slides    a deck for each part of the course (ONLY=1,3)"
-	@echo "  make site      the website, with handouts and slides, in build/site/html (PDF=1: handouts as PDF, too)"
+	@echo "  make site      the website, with handouts and slides, in build/site/html (PDF=1: handouts as PDF files, too)"
 	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook, no browser"
 	@echo "  make test      run all tests, the notebooks' outputs included"
 	@echo "  make outputs   run every notebook and compare its outputs, nothing else"
@@ -43,14 +41,8 @@ setup:
 course: setup
 	@"$(COURSE_PYTHON)" -m tools run $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs "$(JOBS)")
 
-handouts: setup
-	@"$(COURSE_PYTHON)" -m tools handouts $(if $(ONLY),--only "$(ONLY)")
-
-slides: setup
-	@"$(COURSE_PYTHON)" -m tools slides $(if $(ONLY),--only "$(ONLY)")
-
 site: setup
-	@"$(COURSE_PYTHON)" -m tools site $(if $(PDF),--pdf) $(if $(LANGUAGE),--language "$(LANGUAGE)")
+	@"$(COURSE_PYTHON)" -m tools site $(if $(PDF),--pdf) $(if $(ONLY),--only "$(ONLY)") $(if $(LANGUAGE),--language "$(LANGUAGE)")
 
 check: setup
 	@"$(COURSE_PYTHON)" $(PYTEST) -m "not slow" tests

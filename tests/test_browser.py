@@ -25,13 +25,15 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tools import report, runner
-from utils import chapters, exercises, handouts
+from tools.website import build as website
+from tools.website import prints
+from utils import chapters, exercises
 from utils.exercises import _learner as learner
 
 SCREENSHOTS = chapters.ROOT / "build" / "screenshots"
 try:
-    CHROMIUM = handouts.find_chromium()
-except handouts.BrowserError:
+    CHROMIUM = prints.find_chromium()
+except prints.BrowserError:
     CHROMIUM = None
 SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
 SWITCHES += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -297,12 +299,6 @@ PHONE, DESKTOP = 390, 1280
 LOOKS = [(scheme, width) for scheme in ("light", "dark") for width in (DESKTOP, PHONE)]
 
 
-def handout(notebook: str, path: Path) -> None:
-    """Write a chapter, as it is saved, as a handout."""
-    saved = nbformat.read(chapters.NOTEBOOKS / notebook, 4)
-    handouts.write_handout(saved, notebook, chapters.NOTEBOOKS, path)
-
-
 def complaints(browser: Browser, path: Path, scheme: str, width: int, shot: str = "") -> set[str]:
     """What is wrong with a page for somebody who cannot see it well, has a small screen, or likes it dark.
 
@@ -356,14 +352,47 @@ def test_the_report_is_for_everybody(browser: Browser, build: Path, scheme: str,
     assert complaints(browser, build / "report.html", scheme, width, shot) == set()
 
 
-@pytest.mark.parametrize(
-    ("notebook", "scheme", "width"),
-    [("01_architecture_math.ipynb", "light", DESKTOP), ("12_attention_visualization.ipynb", "dark", PHONE)],
-)
-def test_a_handout_is_for_everybody(browser: Browser, tmp_path: Path, notebook: str, scheme: str, width: int):
-    path = (tmp_path / notebook).with_suffix(".html")
-    handout(notebook, path)
-    assert complaints(browser, path, scheme, width, f"handout-{notebook[:2]}-{scheme}-{width}") == set()
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    assert website.build(folder) == 0
+    return folder / "html"
+
+
+PAGES = ["index.html", "verdicts.html", "docs/glossary.html", "notebooks/05_quantization.html"]
+PAGES += ["print/05_quantization-filled.html", "slides/3_run_it.html"]
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(("scheme", "width"), LOOKS)
+def test_the_site_is_for_everybody(browser: Browser, site: Path, page: str, scheme: str, width: int):
+    shot = f"{Path(page).stem}-{scheme}-{'phone' if width == PHONE else 'desktop'}"
+    assert complaints(browser, site / page, scheme, width, shot) == set()
+
+
+def test_a_word_shows_its_meaning_to_the_keyboard_and_nothing_is_asked_from_a_network(browser: Browser, site: Path):
+    page, asked = browser.new_context(viewport={"width": DESKTOP, "height": 800}).new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((site / "notebooks" / "05_quantization.html").as_uri())
+    word = page.locator("abbr[title] > a").first
+    meaning = word.locator("..").get_attribute("title")
+    shown = "node => getComputedStyle(node.parentNode, '::after').content"
+    assert word.evaluate(shown) == "none"
+    word.focus()
+    assert meaning in word.evaluate(shown)
+    assert asked and not [url for url in asked if not url.startswith(("file:", "data:"))]
+
+
+def test_a_reader_searches_and_opens_a_hint(browser: Browser, site: Path):
+    page = browser.new_context(viewport={"width": DESKTOP, "height": 800}).new_page()
+    page.goto((site / "search.html").as_uri() + "?q=perplexity")
+    expect(page.locator("#search-results a", has_text="05 · Quantization").first).to_be_visible()
+    page.goto((site / "notebooks" / "05_quantization.html").as_uri())
+    hint = page.locator("details.hint").first
+    expect(hint.locator(".sd-card-body")).to_be_hidden()
+    hint.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(hint.locator(".sd-card-body")).to_be_visible()
 
 
 GOOD = '<h1>A page</h1><p>Some words and <a href="#x">a link</a>.</p><img src="data:," alt="nothing">'

@@ -20,8 +20,8 @@ import pytest
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
-from tools import generated
-from utils import chapters, claims, exercises, languages
+from tools import generated, languages
+from utils import chapters, claims, exercises
 
 PATHS = chapters.notebook_paths()
 NOTEBOOKS = {path.name: nbformat.read(path, as_version=4) for path in PATHS}

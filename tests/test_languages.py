@@ -6,12 +6,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from bs4 import BeautifulSoup
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from tools import __main__ as cli
-from tools import generated, runner
-from utils import chapters, claims, handouts, languages, translate
+from tools import generated, languages, runner, translate
+from utils import chapters, claims
 
 NUMBERS = [chapter.number for chapter in chapters.all_chapters()]
 VERDICTS = [verdict for path in chapters.notebook_paths() for verdict in claims.saved_verdicts(path)]
@@ -92,17 +91,6 @@ def test_the_block_numbers_its_objectives_and_links_to_known_terms(number: str):
 
 def test_a_chapter_that_has_no_chinese_yet_still_links_to_the_glossary():
     assert languages.block("99") == "**Words:** [glossary](../docs/glossary.md), English and Chinese."
-
-
-@pytest.mark.parametrize("number", NUMBERS)
-def test_the_block_is_rendered_in_a_handout(number: str):
-    cell = nbformat.v4.new_markdown_cell(f"# {number} · X\n\n<!-- zh -->\n\n{languages.block(number)}\n\n<!-- /zh -->")
-    html = handouts.Chapter(nbformat.v4.new_notebook(cells=[cell]), number, chapters.NOTEBOOKS).html()
-    page, terms = BeautifulSoup(html, "html.parser"), BeautifulSoup(handouts.glossary().html(), "html.parser")
-    assert len(page.details.find_all("li")) == objectives(number) and "**" not in html
-    links = [link["href"] for link in page.find_all("a")]
-    assert links[-1] == "glossary.html" and len(links) > 1
-    assert all(terms.find(id=link.partition("#")[2]) for link in links[:-1]), links
 
 
 def test_refresh_writes_chinese_where_the_markers_are(tmp_path, monkeypatch):

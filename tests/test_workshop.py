@@ -4,10 +4,11 @@ import re
 
 import pytest
 
+from tools import workshop
 from tools.generated import measured
-from utils import chapters, workshop
+from tools.workshop import Day, Pause, Session
+from utils import chapters
 from utils.chapters import Chapter
-from utils.workshop import Day, Pause, Session
 
 CHAPTERS = [
     Chapter("01", "01_x.ipynb", "One", "Why?", 20, 34),

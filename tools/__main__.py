@@ -143,29 +143,14 @@ def lab(
 
 @app.command()
 def site(
+    only: Only = None,
     pdf: Annotated[bool, Option("--pdf", help="print the handouts as PDF files, with an installed Chromium")] = False,
     language: Annotated[str, Option(metavar="CODE", help="a language of site/locale, such as zh_CN")] = "en",
 ) -> None:
     """Build the website, with handouts and slides, in build/site/."""
     from tools.website import build
 
-    raise typer.Exit(build.build(pdf=pdf, language=language))
-
-
-@app.command()
-def handouts(only: Only = None, no_pdf: Annotated[bool, Option("--no-pdf", help="HTML only")] = False) -> None:
-    """Write handouts of the saved notebooks to build/."""
-    from utils import handouts as pages
-
-    raise typer.Exit(pages.make(only, pdf=not no_pdf))
-
-
-@app.command()
-def slides(only: Only = None) -> None:
-    """Write a deck of slides for each part of the course to build/."""
-    from utils import slides as decks
-
-    raise typer.Exit(decks.make(only))
+    raise typer.Exit(build.build(pdf=pdf, only=only, language=language))
 
 
 @app.command()
@@ -175,7 +160,7 @@ def translate(
     extract: Annotated[bool, Option("--extract", help="write or update the translation file instead")] = False,
 ) -> None:
     """Write a chapter in another language to build/."""
-    from utils import translate as translations
+    from tools import translate as translations
 
     if extract:
         print(f"Fill in: {translations.extract(chapter, language)}")

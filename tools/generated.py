@@ -17,7 +17,8 @@ from typing import Any
 import nbformat
 from nbformat import NotebookNode
 
-from utils import chapters, claims, exercises, files, languages, workshop
+from tools import languages, workshop
+from utils import chapters, claims, exercises, files
 from utils.chapters import Address, Chapter
 from utils.errors import CourseError
 

@@ -21,8 +21,6 @@ What makes the course of them:
 
 - `chapters`      titles, questions, minutes; the map
 - `shell`         how commands end
-- `languages`, `translate`  Chinese beside English; a chapter in another language
-- `handouts`, `slides`, `workshop`  pages to print, decks, timetables
 - `files`, `errors`  files that are written at one stroke; what the course foresees
 
 `python -m utils --help` lists what a learner's shell can do, `python -m tools --help` an author's.

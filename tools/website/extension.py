@@ -11,10 +11,10 @@ from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
+from tools import languages
 from tools.pages import formula
 from tools.website import prints
 from tools.website.sources import GLOSSARY
-from utils import languages
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

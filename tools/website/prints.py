@@ -67,9 +67,8 @@ def write_pages(app: Sphinx, exception: Exception | None) -> None:
             if stem in titles:  # a chapter also stands alone; there, links to others lead nowhere
                 alone = re.sub(rf'<a [^>]*href="#(?!{stem}--)[^>]*>(.*?)</a>', r"\1", printed, flags=re.DOTALL)
                 write(stem, titles[stem], variant, [sections[-1] | {"body": alone}])
-    if len(book["blank"]) == len(titles):  # nothing was left as it was
-        for variant, sections in book.items():
-            write("book", app.config.project, variant, sections)
+    for variant, sections in book.items():
+        write("book", app.config.project, variant, sections)
 
 
 # Attributes are the only places where these patterns meet a quotation mark: Sphinx writes those of texts as &quot;.

@@ -61,8 +61,14 @@ def write_decks(folder: Path) -> None:
         front.metadata["slideshow"] = {"slide_type": "slide"}
         deck = v4.new_notebook(cells=[front])
         for chapter in part:
+            where = ""
             notebook = nbformat.read(chapters.NOTEBOOKS / chapter.file, as_version=4)
-            deck.cells += [slide(cell) for cell in notebook.cells if "slideshow" in cell.metadata]
+            for cell in notebook.cells:
+                heading = re.match("#+ (.+)", cell.source) if cell.cell_type == "markdown" else None
+                where = f"{chapter.number} · {heading[1]}" if heading else where
+                if "slideshow" in cell.metadata:
+                    deck.cells.append(slide(cell))
+                    deck.cells[-1].metadata["where"] = where
         resources = {"metadata": {"name": f"{title}. DeepSeek by the Numbers"}}
         html, _ = _Exporter("deck.html.j2", chapters.NOTEBOOKS).from_notebook_node(deck, resources)
         files.write(folder / f"{name}.html", html)

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,13 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]])
 
 
-def write_sources(folder: Path, *, pdf: bool) -> None:
-    """Write the notebooks and pages for Sphinx; what has not changed keeps its time, and what has left is removed."""
+def write_sources(folder: Path, pdf: Collection[str] = ()) -> None:
+    """Write the notebooks and pages for Sphinx; what has not changed keeps its time, and what has left is removed.
+
+    Args:
+        folder: where to.
+        pdf: the prints (by their names) of which there will be PDF files, too.
+    """
     alt = re.search(r"!\[(.*)\]\(docs/where", (chapters.ROOT / "README.md").read_text(encoding="utf-8"))
     values = {
         "map": chapters.course_map("notebooks/", {n: m.written() for n, m in generated.measured().items()}),

@@ -1,6 +1,6 @@
 """Chinese beside English: the glossary, and the chapters' titles, objectives and verdicts in both languages.
 
-The texts lie in `utils/data/glossary.json` and `utils/data/zh.json`. `tools.generated` writes what this module makes
+The texts lie in `site/glossary.json` and `site/zh.json`. `tools.generated` writes what this module makes
 of them into the notebooks, `docs/glossary.md` and `README.zh-CN.md`.
 """
 
@@ -11,9 +11,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from utils import chapters
 from utils.claims import Verdict, ledger
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def anchor(heading: str) -> str:
 
 
 def _data(name: str) -> Any:
-    return json.loads(resources.files("utils").joinpath("data", name).read_text(encoding="utf-8"))
+    return json.loads((chapters.ROOT / "site" / name).read_text(encoding="utf-8"))
 
 
 @functools.cache
@@ -65,7 +65,7 @@ def glossary() -> list[Term]:
 
 @functools.cache
 def chinese() -> dict[str, dict[str, Any]]:
-    """Contents of `utils/data/zh.json`: `chapters` by number, `claims` by id, `conditions` by their English text."""
+    """Contents of `site/zh.json`: `chapters` by number, `claims` by id, `conditions` by their English text."""
     return _data("zh.json")
 
 
