@@ -38,7 +38,9 @@ def shown(output: NotebookNode) -> bool:
 
 
 class _Renderer(IPythonRenderer):
-    """Markdown with MathML. Links lead to chapters and into the web; others are text."""
+    """Markdown with MathML. Links lead to chapters, in the folder `chapters`, and into the web; others are text."""
+
+    chapters = ""
 
     def inline_math(self, body: str) -> str:
         return formula(body)
@@ -50,22 +52,27 @@ class _Renderer(IPythonRenderer):
         return formula(rf"\begin{{{name}}}{body}\end{{{name}}}", "block")
 
     def link(self, text: str, url: str, title: str | None = None) -> str:
-        chapter = re.fullmatch(r"(\d\d_\w+)\.ipynb(#.*)?", url)
-        return super().link(text, f"{chapter[1]}.html" if chapter else url, title) if chapter or "://" in url else text
+        if chapter := re.fullmatch(r"(\d\d_\w+)\.ipynb(#.*)?", url):
+            return super().link(text, f"{self.chapters}{chapter[1]}.html", title)
+        return super().link(text, url, title) if "://" in url else text
 
 
 class Exporter(HTMLExporter):
-    """nbconvert's export with this module's Markdown, and a template of site/templates/."""
+    """nbconvert's export with this module's Markdown, and a template of site/templates/.
 
-    def __init__(self, template: str, folder: Path) -> None:
+    Pictures that a text names are read from `folder`; a link to a chapter leads to its page in `chapters`.
+    """
+
+    def __init__(self, template: str, folder: Path, chapters: str = "") -> None:
         source = (TEMPLATES / template).read_text(encoding="utf-8")
         colours = Config({"CSSHTMLHeaderPreprocessor": {"style": "xcode"}})
         super().__init__(colours, raw_template=source, extra_template_paths=[str(TEMPLATES)])
-        self._folder = folder
+        self._folder, self._chapters = folder, chapters
 
     @pass_context
     def markdown2html(self, context: Context, source: str) -> str:
         renderer = _Renderer(escape=False, embed_images=True, path=str(self._folder), exclude_anchor_links=True)
+        renderer.chapters = self._chapters
         return MarkdownWithMath(renderer=renderer).render(source)
 
 

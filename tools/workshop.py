@@ -58,7 +58,7 @@ PLANS: dict[str, tuple[Day, ...]] = {
             420,
             (
                 *(Session("06"), Pause(15), Session("07"), Pause(60, "Lunch")),
-                *(Session("09"), Pause(15), Session("12"), Session("15")),
+                *(Session("09"), Pause(15), Session("12", 1), Session("15")),
             ),
         ),
     ),

@@ -70,7 +70,7 @@ def write_decks(folder: Path) -> None:
                     deck.cells.append(slide(cell))
                     deck.cells[-1].metadata["where"] = where
         resources = {"metadata": {"name": f"{title}. DeepSeek by the Numbers"}}
-        html, _ = _Exporter("deck.html.j2", chapters.NOTEBOOKS).from_notebook_node(deck, resources)
+        html, _ = _Exporter("deck.html.j2", chapters.NOTEBOOKS, "../notebooks/").from_notebook_node(deck, resources)
         files.write(folder / f"{name}.html", html)
     shutil.copytree(SITE / "slides" / "reveal", folder / "reveal", dirs_exist_ok=True)
     shutil.copy(SITE / "slides" / "slides.css", folder)
