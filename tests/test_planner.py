@@ -217,20 +217,18 @@ def test_every_split_holds_all_and_none_is_faster_than_all_cards_together(reques
     model = planner.open_model(name)[1]
     context = min(context, model["max_position_embeddings"])
     best = plan(name, f"{cards}xH200", context=context, batch=batch)
-    ready = planner._Model(model, "published", "bfloat16")
-    job = planner._Job(ready, HARDWARE["H200"], context, context, batch, None)
-    found = {split: job.bounds(split) for split in planner._splits(ready, cards)}
-    assert best.split in [bounds["split"] for bounds in found.values()]
+    ready = planner._Job(model, "published", "bfloat16", HARDWARE["H200"], context, context, batch)
+    assert best.split in map(ready.name, ready.splits(cards))
     whole = architecture.weight_bytes(model, "published") - 4 * architecture.count_parameters(model).router_bias
-    for split, bounds in found.items():
+    for split in ready.splits(cards):
+        step, floor = (ready.step(split, context, same_experts=same)[0] for same in (False, True))
         assert math.prod(split) == cards
-        assert bounds["fullest"] * cards >= whole * 0.999 + best.cache
-        assert bounds["fits"] == (bounds["fullest"] <= best.room)
-        if bounds["fits"]:
-            assert best.fits and (best.step_seconds <= bounds["step_seconds"] or split.tensor > 8)
+        assert ready.fullest(split) * cards >= whole * 0.999 + best.cache
+        if ready.fullest(split) <= best.room:
+            assert best.fits and (best.step_seconds <= step or split.tensor > 8)
         used = ready.read_bytes(planner.Split(1, 1, 1), 1) / (cards * 4.8e12)
-        assert bounds["step_seconds"] >= bounds["step_floor"] >= used * 0.999
-        assert bounds["prefill_seconds"] >= bounds["first_token_seconds"] * 0.999
+        assert step >= floor >= used * 0.999
+        assert ready.prefill(split, batch)[0] >= ready.prefill(split, 1)[0] * 0.999
     if best.cards_needed is not None and best.fits:
         assert best.cards_needed <= cards
 

@@ -21,15 +21,7 @@ REUSED = "reused_selection"  # a kind of attention beside those of `shapes`: spa
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """Parameters of a model, by group; the first eleven make up the transformers class, the others stand beside it.
-
-    Attributes:
-        norms: those of low-rank queries and keys included, those inside an indexer or a compressor not.
-        mtp: multi-token-prediction layers, which only the published files hold, without copies of embedding and head.
-        router_bias, hash_tables: load-balancing biases, and V4's frozen token-to-expert tables: buffers.
-        routed_experts_used: of `routed_experts`, what one token passes through; None if `num_experts_per_tok` is open.
-        tied: whether embedding and head are one matrix, the embedding.
-    """
+    """Parameters of a model, by group; the first eleven make up the transformers class, the others stand beside it."""
 
     embedding: int
     attention: int
@@ -37,16 +29,16 @@ class ParameterCount:
     routed_experts: int
     shared_experts: int
     router: int
-    norms: int
+    norms: int  # those inside an indexer or a compressor count there
     lm_head: int
     indexer: int
     compressor: int
     hyper_connections: int
-    mtp: int
-    router_bias: int
-    hash_tables: int
-    routed_experts_used: int | None
-    tied: bool
+    mtp: int  # multi-token-prediction layers, which only the published files hold, without copies of embedding and head
+    router_bias: int  # load-balancing biases, buffers in transformers
+    hash_tables: int  # V4's frozen token-to-expert tables, buffers as well
+    routed_experts_used: int | None  # by one token; None if the configuration leaves `num_experts_per_tok` open
+    tied: bool  # whether embedding and head are one matrix
 
     def groups(self) -> dict[str, int]:
         """The groups of the transformers class, for tables."""
@@ -164,29 +156,18 @@ def products(c: Shape) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Attention:
-    """What one layer's attention costs. It covers the newest tokens, and all of them as entries that may be selected.
+    """What one layer's attention costs. It covers the newest tokens, and all as entries that may be selected."""
 
-    Attributes:
-        width: numbers of an entry in the cache: keys and values 2 K d, MLA's latent and RoPE key, V4's one tensor.
-        pair: multiply-adds for one query and one entry, over all heads; MLA's absorbed.
-        window: newest tokens that it covers, the query's own included.
-        rate: tokens that make an entry of the selected or compressed kind; 0 without such entries.
-        selected: how many of those it covers at most.
-        index_width, index_pair: the same as width and pair for the indexer, which looks at all of those.
-        overlap: whether two overlapping series are compressed, as in CSA.
-        expanded, expansion: `pair` for MLA's expanded keys and values, and the multiply-adds to expand an entry.
-    """
-
-    width: int
-    pair: int
-    window: float = math.inf
-    rate: int = 0
-    selected: float = math.inf
-    index_width: int = 0
+    width: int  # numbers of an entry in the cache: keys and values 2 K d, MLA's latent and RoPE key, V4's one tensor
+    pair: int  # multiply-adds for one query and one entry, over all heads; MLA's absorbed
+    window: float = math.inf  # newest tokens that it covers, the query's own included
+    rate: int = 0  # tokens that make an entry of the selected or compressed kind; 0 without such entries
+    selected: float = math.inf  # how many of those it covers at most
+    index_width: int = 0  # the same as width and pair for the indexer, which looks at all of those
     index_pair: int = 0
-    overlap: bool = False
-    expanded: int = 0
-    expansion: int = 0
+    overlap: bool = False  # whether two overlapping series are compressed, as in CSA
+    expanded: int = 0  # `pair` for MLA's expanded keys and values
+    expansion: int = 0  # multiply-adds to expand an entry
 
     def held(self, tokens: int) -> tuple[int, int]:
         """Entries that are cached after `tokens` tokens for the next one: keys and values, and the indexer's keys.

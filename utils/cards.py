@@ -16,24 +16,16 @@ class PlanError(CourseError, ValueError):
 
 @dataclass(frozen=True)
 class Hardware:
-    """One card.
-
-    Attributes:
-        memory, bandwidth: bytes, and bytes a second from its memory.
-        peak: dense arithmetic in FLOP/s (or integer operations), by format; one of 16 or 32 bit is needed.
-        link: bytes a second that it can receive from other cards, if known. `plan` counts links when asked to.
-        reserve: share of the memory that driver, libraries or system take.
-        source, status: where the numbers come from, and how sure they are, in the words of `utils.catalog`.
-    """
+    """One card."""
 
     name: str
-    memory: float
-    bandwidth: float
-    peak: dict[str, float]
-    source: str = "its owner"
-    link: float | None = None
-    reserve: float = 0.05
-    status: str = "its owner's"
+    memory: float  # bytes
+    bandwidth: float  # bytes a second from its memory
+    peak: dict[str, float]  # dense FLOP/s (or integer operations), by format; one of 16 or 32 bit is needed
+    source: str = "its owner"  # of the numbers
+    link: float | None = None  # bytes a second from other cards, if known; `plan` counts links when asked to
+    reserve: float = 0.05  # share of the memory that driver, libraries or system take
+    status: str = "its owner's"  # how sure the numbers are, in the words of `utils.catalog`
 
     def __post_init__(self) -> None:
         peaks = self.peak.values() if isinstance(self.peak, dict) else [None]

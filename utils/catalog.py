@@ -24,27 +24,17 @@ class UnknownModel(CourseError, KeyError):
 
 @dataclass(frozen=True)
 class Model:
-    """One published model.
+    """One published model."""
 
-    Attributes:
-        name, hub_id: in this catalog, "DeepSeek-V3", and on the model hub, "deepseek-ai/DeepSeek-V3".
-        config: the published configuration, as in its `config.json`.
-        exact_total: parameters of the main model, counted; None where nobody can build it yet.
-        published_total, published_activated: what the authors print, as text.
-        hub_total: elements in the published weight files, where known.
-        activated: activated parameters by convention ("non_embedding", "with_lm_head", "with_both").
-        facts: the whole record, with its sources and everything else.
-    """
-
-    name: str
-    hub_id: str
-    config: dict[str, Any]
-    exact_total: int | None
-    published_total: str | None
+    name: str  # "DeepSeek-V3"
+    hub_id: str  # "deepseek-ai/DeepSeek-V3"
+    config: dict[str, Any]  # as in its `config.json`
+    exact_total: int | None  # parameters of the main model, counted; None where nobody can build it yet
+    published_total: str | None  # what the authors print
     published_activated: str | None
-    hub_total: int | None
-    activated: dict[str, int]
-    facts: dict[str, Any] = field(repr=False)
+    hub_total: int | None  # elements in the published weight files, where known
+    activated: dict[str, int]  # parameters by convention ("non_embedding", "with_lm_head", "with_both")
+    facts: dict[str, Any] = field(repr=False)  # the whole record, with its sources
 
     @property
     def model_type(self) -> str:
@@ -69,16 +59,17 @@ class TrainingFact:
 @functools.cache
 def models() -> tuple[Model, ...]:
     """All models of the catalog, oldest family first."""
-    same = ("name", "hub_id", "config", "exact_total", "published_total", "published_activated")
-    return tuple(
-        Model(
-            **{name: record[name] for name in same},
-            hub_total=record["hub_safetensors_total"],
-            activated=record.get("activated_computed") or {},
-            facts=record,
-        )
-        for record in records("deepseek_models.json")
+    keys = (
+        "name",
+        "hub_id",
+        "config",
+        "exact_total",
+        "published_total",
+        "published_activated",
+        "hub_safetensors_total",
     )
+    found = records("deepseek_models.json")
+    return tuple(Model(*(fact[key] for key in keys), fact.get("activated_computed") or {}, fact) for fact in found)
 
 
 def get(name: str) -> Model:

@@ -14,23 +14,15 @@ _DATA = records("deployments.json")
 
 @dataclass(frozen=True)
 class Run:
-    """A deployment, and what is documented about it.
-
-    Attributes:
-        request: the arguments for `planner.plan`.
-        runs: whether it runs; False means out of memory.
-        memory: measured bytes on a card, if documented.
-        speed: measured tokens a second, if documented.
-        miss: how the planner errs about whether it runs, where it does.
-    """
+    """A deployment, and what is documented about it."""
 
     model: str
-    request: dict[str, Any]
-    runs: bool
-    memory: float | None
-    speed: float | None
+    request: dict[str, Any]  # the arguments for `planner.plan`
+    runs: bool  # False means out of memory
+    memory: float | None  # measured bytes on a card, if documented
+    speed: float | None  # measured tokens a second, if documented
     source: str
-    miss: str | None
+    miss: str | None  # how the planner errs about whether it runs, where it does
 
 
 def model(name: str) -> Any:

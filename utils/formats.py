@@ -47,19 +47,12 @@ def format_name(dtype: Any) -> str:
 
 @dataclass(frozen=True)
 class Format:
-    """How the matrices of a group are stored.
+    """How the matrices of a group are stored."""
 
-    Attributes:
-        name: a key of `DTYPE_BITS`, for the arithmetic.
-        block: outputs and inputs that share a scale (0: all of them); None without scales.
-        scale_bits: what each block adds: a scale, and a zero point where there is one.
-        input_bits: what each input adds, such as GPTQ's group indices.
-    """
-
-    name: str
-    block: tuple[int, int] | None = None
-    scale_bits: int = 0
-    input_bits: int = 0
+    name: str  # a key of `DTYPE_BITS`, for the arithmetic
+    block: tuple[int, int] | None = None  # outputs and inputs that share a scale (0: all of them)
+    scale_bits: int = 0  # what each block adds: a scale, and a zero point where there is one
+    input_bits: int = 0  # what each input adds, such as GPTQ's group indices
 
     def bits(self, block: Mapping[tuple[int, int, int], int], tensor: int = 1) -> float:
         """Bits of a block (as in `architecture`) on one of `tensor` cards that cut its matrices as far as they go."""
