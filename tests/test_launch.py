@@ -127,7 +127,6 @@ def test_a_worker_prints_any_script_whatever_the_encoding_around_it(capsys, monk
         (raises, r"rank 1 of 2 failed: is upside down"),
         (dies, r"rank 1 of 2 ended with exit code 3: no message"),
         (is_killed, r"rank 0 of 2 ended with exit code -9: no message"),
-        (returns_an_object, r"rank [01] of 2 failed: TypeError: Object of type object is not JSON serializable"),
     ],
 )
 def test_a_rank_that_fails_is_named(worker, message: str):
@@ -135,6 +134,11 @@ def test_a_rank_that_fails_is_named(worker, message: str):
         launch.run(worker, 2, timeout=60)
     assert re.fullmatch(message, str(caught.value))
     assert "worker.py" in "".join(caught.value.__notes__)
+
+
+def test_only_data_comes_back():
+    with pytest.raises(launch.LaunchError, match="rank 0 returned more than tensors, numbers and texts"):
+        launch.run(returns_an_object, 2, timeout=60)
 
 
 def test_the_error_that_came_first_is_told_with_all_that_was_written():
@@ -227,4 +231,11 @@ def test_the_script_holds_what_the_worker_uses_and_no_more():
     exec(text, namespace)
     assert namespace["Adder"](2).add(16) == 2 + 4 * FACTOR
     assert "NOT_CODE" not in text and "pytest" not in text
-    assert text.endswith("if __name__ == \"__main__\":\n    launch.work(works, {'number': 17})\n")
+    assert "    result = works(number=17)\n" in text and "utils" not in text
+
+
+def test_the_script_runs_by_hand(tmp_path):
+    (tmp_path / "worker.py").write_text(launch.script(works, number=17))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "worker.py"]
+    subprocess.run(torchrun, cwd=tmp_path, check=True, capture_output=True, timeout=120)
+    assert torch.load(tmp_path / "0.pt")["seen"] == {"all": 1 + 4 * FACTOR}

@@ -5,11 +5,11 @@ PyTorch's own launcher `torchrun`, and returns what the four calls returned, in 
 use NCCL and one GPU each where there are as many GPUs as processes, else gloo and the CPU. They never outlive the call.
 """
 
-import faulthandler
 import inspect
 import json
 import linecache
 import os
+import pickle
 import re
 import socket
 import subprocess
@@ -19,19 +19,17 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from string import Template
 from typing import Any
 
 import psutil
 import torch
-from safetensors.torch import load_file, save_file
-from torch import distributed
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from utils.errors import CourseError
 
 ROOT = Path(__file__).resolve().parent.parent  # where `import utils` works
+MAIN = Template((Path(__file__).parent / "data" / "worker.txt").read_text(encoding="utf-8"))
 EXIT_CODE = re.compile(r"rank\s*: (\d+) .*\n\s*exitcode\s*: (-?\d+)")  # in torchrun's summary of failures
-Result = dict[str, Any]
 
 
 class LaunchError(CourseError, RuntimeError):
@@ -39,14 +37,15 @@ class LaunchError(CourseError, RuntimeError):
 
 
 def run(
-    worker: Callable[..., Result], processes: int, *, timeout: float = 120, port: int | None = None, **arguments: Any
-) -> list[Result]:
+    worker: Callable, processes: int, *, timeout: float = 120, port: int | None = None, **arguments: Any
+) -> list[Any]:
     """Call `worker(**arguments)` in several processes at once and return their results, rank 0 first.
 
     In each process `torch.distributed` is ready. What a worker prints is printed here, marked with its rank.
 
     Args:
-        worker: a function of a notebook or module. It returns a dictionary of tensors and of what JSON can hold.
+        worker: a function of a notebook or module. It returns tensors, numbers and texts, or lists or dictionaries of
+            them.
         processes: how many, at least 1.
         timeout: seconds after which all are ended, the start of Python included.
         port: port of this machine at which they meet; None takes a free one.
@@ -84,12 +83,13 @@ def run(
         for rank in range(processes):
             for line in _written(folder, rank, "stdout.log").splitlines():
                 print(f"[rank {rank}] {line}")
-        results = [(folder / f"{rank}.json", folder / f"{rank}.safetensors") for rank in range(processes)]
-        return [json.loads(_text(rest)) | load_file(tensors) for rest, tensors in results]
+        return [_result(folder / f"{rank}.pt") for rank in range(processes)]
 
 
-def script(worker: Callable[..., Result], **arguments: Any) -> str:
-    """The program that each process runs: the worker, all that it uses, and one call.
+def script(worker: Callable, **arguments: Any) -> str:
+    """The program that each process runs: the worker, all that it uses, and a main function that calls it.
+
+    `torchrun --nproc-per-node=4 worker.py` runs it by hand, and leaves the results as files.
 
     Raises ValueError where the worker or something that it uses cannot be written down as code.
     """
@@ -97,27 +97,21 @@ def script(worker: Callable[..., Result], **arguments: Any) -> str:
     _write_down(worker.__name__, worker, worker, parts)
     for name, value in arguments.items():
         _literal(f"the argument {name}", value)
-    imports = [text for text in parts.values() if text.startswith(("import ", "from "))]
+    imports = sorted(text for text in parts.values() if text.startswith(("import ", "from ")))
     code = [text for text in parts.values() if text not in imports]
-    call = f'if __name__ == "__main__":\n    launch.work({worker.__name__}, {arguments!r})'
-    return "\n\n\n".join(["\n".join([*sorted(imports), "from utils import launch"]), *code, call]) + "\n"
+    new = [text for text in imports if text not in MAIN.template.splitlines()]
+    call = f"{worker.__name__}({', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+    return MAIN.substitute(imports="\n".join(new), code="\n\n\n".join(code), call=call)
 
 
-@record  # an error is written where torchrun and `_problem` look for it
-def work(worker: Callable[..., Result], arguments: dict[str, Any]) -> None:
-    """Inside a started process: join the others, call the worker, leave its result for `run`."""
-    result_file = Path(os.environ["LAUNCH_FOLDER"], os.environ["RANK"])
-    # Even if the notebook is killed, no process outlives its time.
-    faulthandler.dump_traceback_later(float(os.environ["LAUNCH_TIMEOUT"]), exit=True)
-    if torch.cuda.is_available():  # `run` hides the GPUs if there are too few
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    result = worker(**arguments)
-    tensors = {key: value.detach().cpu().contiguous() for key, value in result.items() if torch.is_tensor(value)}
-    save_file(tensors, result_file.with_suffix(".safetensors"))
-    rest = {key: value for key, value in result.items() if key not in tensors}
-    result_file.with_suffix(".json").write_text(json.dumps(rest), encoding="utf-8")
-    distributed.destroy_process_group()
+def _result(file: Path) -> Any:
+    """What a worker has returned. Only data is read, no objects of other kinds."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise LaunchError(
+            f"rank {file.stem} returned more than tensors, numbers and texts: only data comes back"
+        ) from None
 
 
 def _write_down(name: str, thing: Any, worker: Callable, parts: dict[str, str]) -> None:
@@ -222,7 +216,7 @@ def _problem(folder: Path, processes: int, timeout: float | None) -> str:
     for rank, error in errors.items():  # the first; the others fail because this one is gone
         return f"rank {rank} of {processes} failed: {error.strip().splitlines()[-1]}"
     if timeout is not None:
-        missing = ", ".join(str(rank) for rank in range(processes) if not Path(folder, f"{rank}.json").exists())
+        missing = ", ".join(str(rank) for rank in range(processes) if not Path(folder, f"{rank}.pt").exists())
         return f"no result within {timeout:g} s from rank {missing}; all {processes} processes are ended"
     return f"torchrun failed: {(_text(folder / 'log').strip() or 'it wrote nothing').splitlines()[-1]}"
 
