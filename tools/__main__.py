@@ -66,6 +66,14 @@ def refresh() -> None:
 
 
 @app.command()
+def calculators(folder: Annotated[Path, Argument(help="where their environments are made and stay, 3 GB")]) -> None:
+    """Ask the public memory calculators anew, for chapter 15."""
+    from tools.calculators import write_answers
+
+    write_answers(folder.resolve())
+
+
+@app.command()
 def publish(
     repository: Annotated[str, Argument(metavar="OWNER/NAME", help="where the course is hosted, on GitHub")],
     tag: Annotated[str | None, Option(metavar="v1.0", help="tag or branch that Colab opens and installs")] = None,

@@ -51,6 +51,15 @@ def measured_speeds() -> list[Run]:
     return [_run(record | {"runs": True}) for record in _DATA["speeds"]]
 
 
+def calculators() -> list[dict[str, Any]]:
+    """What public calculators answer: `name`, what was `installed`, how it was `fed`, and `answers` by model.
+
+    An answer has bytes of the `weights`, of a token in the `cache`, and of that on one of 8 cards (`cache_of_8`), or
+    None, and what the calculator `says` instead. `python -m tools calculators` makes them.
+    """
+    return records("calculators.json")["calculators"]
+
+
 def _run(record: dict[str, Any]) -> Run:
     known = ("hardware", "precision", "context", "batch", "split", "plain")
     request = {"model": model(record["model"])} | {key: record[key] for key in known if key in record}
