@@ -12,7 +12,7 @@ from transformers import CONFIG_MAPPING
 
 from utils import __main__ as cli
 from utils import architecture, catalog, deployments, planner
-from utils.cards import parse_hardware
+from utils.cards import parse_card, parse_hardware
 from utils.planner import HARDWARE, Hardware, PlanError, plan
 
 COUNTED = [model.name for model in catalog.models() if model.exact_total]
@@ -316,7 +316,7 @@ def test_weights_run_in_the_next_wider_arithmetic():
 
 
 def test_a_card_of_ones_own(capsys):
-    card = planner.parse_card("name=mine,memory=24e9,bandwidth=1e12,bf16=1e14,fp8=2e14")
+    card = parse_card("name=mine,memory=24e9,bandwidth=1e12,bf16=1e14,fp8=2e14")
     assert card == Hardware("mine", 24e9, 1e12, {"bfloat16": 1e14, "float8": 2e14})
     words = ["plan", "DeepSeek-V2-Lite", "--card", "name=mine,memory=24e9,bandwidth=1e12,bf16=1e14", "--cards", "2"]
     assert cli.main(words) == 0 and "2xmine" in capsys.readouterr().out

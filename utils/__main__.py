@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from typer import Argument, Option
 
 from utils import architecture, catalog, planner, shapes
+from utils.cards import parse_card
 from utils.shell import commands, exit_code
 
 app = commands("DeepSeek by the Numbers: counts of parameters, and plans of deployments.")
@@ -86,7 +87,7 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Plan a deployment: does it fit, where do the bytes go, how fast at best."""
-    own = planner.parse_card(card) if card else None
+    own = parse_card(card) if card else None
     if own and hardware:
         raise planner.PlanError("--card and --hardware both name cards; give one of them")
     made = planner.plan(

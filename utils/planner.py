@@ -17,16 +17,7 @@ from typing import Any, NamedTuple
 
 from utils import architecture, catalog, shapes
 from utils.architecture import Attention, cache_bytes
-from utils.cards import (  # noqa: F401 - chapters take all of it from here
-    HARDWARE,
-    Hardware,
-    PlanError,
-    parse_card,
-    parse_hardware,
-    positive,
-    precision_name,
-    whole,
-)
+from utils.cards import HARDWARE, Hardware, PlanError, parse_hardware, positive, precision_name, whole
 from utils.formats import PACKED_CACHE, PUBLISHED, weight_formats
 
 PREFILL_CHUNK = 4096  # tokens that are read at once; servers cut longer prompts
