@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from utils import diagnoses, models
 from utils.diagnoses import Diagnosis
+from utils.errors import InputError
 
 CHOLERA = Diagnosis("A00.9", "Cholera, unspecified", 1)
 ASTHMA = Diagnosis("J45.909", "Unspecified asthma, uncomplicated", 10)
@@ -92,7 +93,7 @@ def test_a_family_does_not_fill_a_set():
 
 @pytest.mark.parametrize("size", [0, -3])
 def test_an_empty_training_set_is_refused(size):
-    with pytest.raises(ValueError, match=f"1 or more diagnoses a chapter; got {size}"):
+    with pytest.raises(InputError, match=f"1 or more diagnoses a chapter; got {size}"):
         diagnoses.split(size)
 
 
@@ -107,14 +108,14 @@ def test_an_unlabeled_row_is_named(chapter, tokenizer):
         lambda: diagnoses.check_split([ASTHMA], rows),
     )
     for call in calls:
-        with pytest.raises(ValueError, match=r"row 1 \(A00.9, 'Cholera, unspecified'\) is not labeled.*1 to 21"):
+        with pytest.raises(InputError, match=r"row 1 \(A00.9, 'Cholera, unspecified'\) is not labeled.*1 to 21"):
             call()
 
 
 def test_no_rows_and_no_text_are_refused():
-    with pytest.raises(ValueError, match="no diagnoses"):
+    with pytest.raises(InputError, match="no diagnoses"):
         diagnoses.check_rows([])
-    with pytest.raises(ValueError, match=r"row 0 \(A00.9\) has no text"):
+    with pytest.raises(InputError, match=r"row 0 \(A00.9\) has no text"):
         diagnoses.check_rows([dataclasses.replace(CHOLERA, text="  ")])
 
 
@@ -127,7 +128,7 @@ def test_no_rows_and_no_text_are_refused():
     ],
 )
 def test_a_leak_is_named(leaked, what):
-    with pytest.raises(ValueError, match=rf"1 test rows share their {what} with the training set, such as J"):
+    with pytest.raises(InputError, match=rf"1 test rows share their {what} with the training set, such as J"):
         diagnoses.check_split([CHOLERA, ASTHMA], [leaked])
     diagnoses.check_split([CHOLERA], [ASTHMA])
 
@@ -139,12 +140,12 @@ def test_labels_are_one_token_each(tokenizer):
 
 
 def test_labels_of_several_tokens_are_refused():
-    with pytest.raises(ValueError, match=r"each label must be one token.*congenital"):
+    with pytest.raises(InputError, match=r"each label must be one token.*congenital"):
         diagnoses.label_ids(models.mini_tokenizer())
 
 
 def test_a_prompt_without_a_place_is_refused(tokenizer):
-    with pytest.raises(ValueError, match="needs a place"):
+    with pytest.raises(InputError, match="needs a place"):
         diagnoses.encode([ASTHMA], tokenizer, "Field:")
 
 
@@ -173,7 +174,7 @@ def test_batches_waste_little_and_repeat(tokenizer):
     assert used > 0.95 * held
     assert max(ids.numel() for ids, _, _ in first) <= 32 * 24  # long texts do not make a step expensive
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, diagnoses.batches(examples, 32, seed=1), strict=True))
-    with pytest.raises(ValueError, match="1 or more examples; got 0"):
+    with pytest.raises(InputError, match="1 or more examples; got 0"):
         next(diagnoses.batches(examples, 0))
 
 
@@ -204,7 +205,7 @@ def test_macro_accuracy_weighs_chapters_not_rows():
     found = diagnoses.score(rows, [10] * 10)
     assert found.accuracy == 0.5 and found.by_chapter == {1: 0.0, 10: 1.0} and found.predicted == (10,) * 10
     assert (found.low, found.high) == (0.5, 0.5)  # one family a chapter: nothing else can be drawn
-    with pytest.raises(ValueError, match="10 rows need as many predictions; got 9"):
+    with pytest.raises(InputError, match="10 rows need as many predictions; got 9"):
         diagnoses.score(rows, [1] * 9)
 
 
@@ -269,12 +270,12 @@ def test_the_rate_rises_for_a_tenth_of_any_budget(tokenizer, model, monkeypatch,
 
 @pytest.mark.parametrize("budget", [{}, {"steps": 3, "seconds": 3}, {"steps": 0}, {"seconds": -1}])
 def test_a_training_needs_one_budget(tokenizer, model, budget):
-    with pytest.raises(ValueError, match="one budget is needed"):
+    with pytest.raises(InputError, match="one budget is needed"):
         next(diagnoses.training(model, tokenizer, [ASTHMA], **budget))
 
 
 def test_a_frozen_model_cannot_train(tokenizer, model):
-    with pytest.raises(ValueError, match="no trainable parameters"):
+    with pytest.raises(InputError, match="no trainable parameters"):
         next(diagnoses.training(copy.deepcopy(model).requires_grad_(False), tokenizer, [ASTHMA], steps=1))
 
 

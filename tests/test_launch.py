@@ -17,6 +17,7 @@ import torch
 from torch import distributed
 
 from utils import launch
+from utils.errors import InputError
 
 FACTOR = 3
 NOT_CODE = object()
@@ -193,19 +194,19 @@ def test_workers_end_even_if_the_notebook_is_killed(tmp_path):
 
 @pytest.mark.parametrize("processes", [0, -1, 2.0, True, "2"])
 def test_a_number_of_processes_that_cannot_be(processes):
-    with pytest.raises(ValueError, match=r"processes must be a whole number from 1; got"):
+    with pytest.raises(InputError, match=r"processes must be a whole number from 1; got"):
         launch.run(works, processes, number=1)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, math.nan])
 def test_a_time_limit_that_cannot_be(timeout):
-    with pytest.raises(ValueError, match=r"timeout must be more than 0 seconds; got"):
+    with pytest.raises(InputError, match=r"timeout must be more than 0 seconds; got"):
         launch.run(works, 1, timeout=timeout, number=1)
 
 
 @pytest.mark.parametrize("port", [0, 65536, "1"])
 def test_a_port_that_cannot_be(port):
-    with pytest.raises(ValueError, match=r"port must be a whole number from 1 to 65535; got"):
+    with pytest.raises(InputError, match=r"port must be a whole number from 1 to 65535; got"):
         launch.run(works, 1, port=port, number=1)
 
 
@@ -213,15 +214,15 @@ def test_a_port_in_use_is_refused_and_a_free_one_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=rf"port {port} cannot be used \(.+\): port=None takes a free one"):
+        with pytest.raises(InputError, match=rf"port {port} cannot be used \(.+\): port=None takes a free one"):
             launch.run(works, 1, port=port, number=1)
     assert launch.run(works, 1, port=port, number=1)[0]["rank"] == 0
 
 
 def test_what_cannot_be_passed_on_is_named():
-    with pytest.raises(ValueError, match="the argument number is a Tensor and cannot be passed to another process"):
+    with pytest.raises(InputError, match="the argument number is a Tensor and cannot be passed to another process"):
         launch.script(works, number=torch.ones(1))
-    with pytest.raises(ValueError, match="NOT_CODE is a object and cannot be passed"):
+    with pytest.raises(InputError, match="NOT_CODE is a object and cannot be passed"):
         launch.script(uses_an_object)
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from utils import measure
+from utils.errors import InputError
 
 
 def test_a_ratio_above_one_means_that_the_second_is_faster(monkeypatch):
@@ -40,7 +41,7 @@ def test_the_interval_of_a_median_is_exact_and_honest_about_few_values():
     assert measure.median_interval([1, 2, 3, 4, 5]) == (-math.inf, math.inf)  # 2 / 32 is more than 5 %
     assert measure.median_interval([6, 5, 4, 3, 2, 1]) == (1, 6)  # 2 / 64
     assert measure.median_interval(list(range(9))) == (1, 7)  # 2 * (1 + 9) / 512
-    with pytest.raises(ValueError, match="at least one value"):
+    with pytest.raises(InputError, match="at least one value"):
         measure.median_interval([])
 
 
@@ -78,7 +79,7 @@ def test_settling_goes_on_until_every_bound_is_decided(monkeypatch):
 
 @pytest.mark.parametrize("bounds", [(), (0,), (-1.0,)])
 def test_settling_needs_bounds(bounds):
-    with pytest.raises(ValueError, match="bounds must be ratios above 0"):
+    with pytest.raises(InputError, match="bounds must be ratios above 0"):
         measure.settle(int, int, *bounds)
 
 
@@ -115,7 +116,7 @@ def test_pairs_alternate_their_order():
 
 @pytest.mark.parametrize(("pairs", "warmup"), [(0, 1), (3, -1)])
 def test_pairs_that_make_no_sense(pairs, warmup):
-    with pytest.raises(ValueError, match=f"pairs={pairs}, warmup={warmup}"):
+    with pytest.raises(InputError, match=f"pairs={pairs}, warmup={warmup}"):
         measure.paired_ratio(int, int, pairs=pairs, warmup=warmup)
 
 
@@ -186,7 +187,7 @@ def test_perplexity_counts_every_token_once_and_weighs_by_tokens(window, stride,
     ],
 )
 def test_perplexity_refuses_what_makes_no_sense(text, window, stride, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         measure.perplexity(Unigram(26), characters, text, window, stride)
 
 

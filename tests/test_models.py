@@ -29,6 +29,7 @@ import torch
 import transformers
 
 from utils import models
+from utils.errors import InputError
 
 GGUF_BYTES = b"GGUF, but tiny"
 QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
@@ -580,7 +581,7 @@ def test_code_that_comes_with_a_model_is_never_run(other_model, tmp_path, monkey
     ],
 )
 def test_wrong_settings_are_refused_before_anything_is_done(cache, wrong, message):
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(InputError) as caught:
         models.load_language_model(**wrong)
     assert str(caught.value) == message
     assert cache.read_diary() == []

@@ -11,6 +11,7 @@ from matplotlib import colors
 from matplotlib import pyplot as plt
 
 from utils import plots
+from utils.errors import InputError
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_show_stores_the_alt_text_in_metadata_and_the_data_as_text(shown):
 
 
 def test_a_figure_without_its_meaning_is_refused_and_closed(shown):
-    with pytest.raises(ValueError, match=r"40 characters or more.*'a plot'"):
+    with pytest.raises(InputError, match=r"40 characters or more.*'a plot'"):
         plots.show(plots.panels(), "a plot")
     assert not plt.get_fignums()
 
@@ -149,7 +150,7 @@ def test_a_missing_glyph_would_be_noticed(shown):
 
 def test_a_heatmap_with_wrong_labels_is_refused(shown):
     _, axes = plt.subplots()
-    with pytest.raises(ValueError, match=r"shape \(2, 2\); the labels say \(1, 2\)"):
+    with pytest.raises(InputError, match=r"shape \(2, 2\); the labels say \(1, 2\)"):
         plots.heatmap(axes, np.eye(2), ["a"], ["x", "y"], colour="c")
 
 

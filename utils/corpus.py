@@ -11,6 +11,8 @@ from importlib import resources
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from utils.errors import InputError
+
 # No training reads these modules or their tests, so that a model can be judged on code that it has never seen.
 HELD_OUT = ("bisect", "calendar", "colorsys", "fractions", "graphlib",
             "heapq", "queue", "shlex", "statistics", "textwrap")  # fmt: skip
@@ -54,10 +56,10 @@ def encode(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> torch.Te
 def batch(tokens: torch.Tensor, step: int, size: int, window: int, seed: int = 0) -> torch.Tensor:
     """Windows of text at random places. Shape: (size, window), from (tokens,).
 
-    The same seed and step give the same batch, whatever came before. Raises ValueError if no window fits the text.
+    The same seed and step give the same batch, whatever came before. Raises InputError if no window fits the text.
     """
     if len(tokens) < window:
-        raise ValueError(f"a window of {window} tokens needs a text of at least as many; got {len(tokens)}")
+        raise InputError(f"a window of {window} tokens needs a text of at least as many; got {len(tokens)}")
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
     starts = torch.randint(len(tokens) - window + 1, (size,), generator=generator)
     return torch.stack([tokens[start : start + window] for start in starts])

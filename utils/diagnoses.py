@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from utils.errors import InputError
+
 WORDS = ("infection", "cancer", "blood", "hormones", "mental", "nerves", "eye", "ear", "heart", "lungs", "digestion",
          "skin", "bones", "kidney", "pregnancy", "newborn", "congenital", "symptoms", "injury", "accident",
          "health")  # fmt: skip
@@ -102,10 +104,10 @@ def split(train_each: int = 300) -> Split:
 
     Test and validation hold diagnoses, 30 and 10 a chapter. Training rows are diagnoses and other names. Each set takes
     the families of a chapter in turn, so that no family fills it, and is as balanced as the catalog allows: small
-    chapters may have fewer than `train_each` rows, which is 1 or more (else ValueError).
+    chapters may have fewer than `train_each` rows, which is 1 or more (else InputError).
     """
     if train_each < 1:
-        raise ValueError(f"train_each must be 1 or more diagnoses a chapter; got {train_each}")
+        raise InputError(f"train_each must be 1 or more diagnoses a chapter; got {train_each}")
     diagnoses, all_names = _by_family(catalog()[0]), _by_family(itertools.chain(*catalog()))
     sides: dict[str, list[Diagnosis]] = {"test": [], "validation": [], "train": []}
     taken: set[str] = set()
@@ -154,21 +156,21 @@ def _in_turn(families: list[list[Diagnosis]], size: int, taken: set[str]) -> lis
 
 
 def check_rows(rows: Sequence[Diagnosis]) -> None:
-    """Make sure that there are rows, and that each has words and a chapter; else a ValueError names it."""
+    """Make sure that there are rows, and that each has words and a chapter; else an InputError names it."""
     if not rows:
-        raise ValueError("no diagnoses: at least one is needed")
+        raise InputError("no diagnoses: at least one is needed")
     for place, row in enumerate(rows):
         if not row.text.strip():
-            raise ValueError(f"row {place} ({row.code}) has no text")
+            raise InputError(f"row {place} ({row.code}) has no text")
         if row.chapter not in LABELS:
-            raise ValueError(
+            raise InputError(
                 f"row {place} ({row.code}, {row.text!r}) is not labeled: its chapter is {row.chapter!r}, "
                 f"allowed are 1 to {max(LABELS)}"
             )
 
 
 def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
-    """Make sure that two labeled sets share no code, no family and no text; else a ValueError names an example."""
+    """Make sure that two labeled sets share no code, no family and no text; else an InputError names an example."""
     check_rows(train)
     check_rows(test)
     for what, key in (
@@ -178,17 +180,17 @@ def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
     ):
         seen = {key(row) for row in train}
         if shared := [row for row in test if key(row) in seen]:
-            raise ValueError(
+            raise InputError(
                 f"{len(shared)} test rows share their {what} with the training set, such as {shared[0].code} "
                 f"({shared[0].text!r}): remove them from training, or the score means nothing"
             )
 
 
 def label_ids(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Token id of each chapter's word with a space before it. Shape: (21,). ValueError if a word is several tokens."""
+    """Token id of each chapter's word with a space before it. Shape: (21,). InputError if a word is several tokens."""
     ids = {word: tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in WORDS}
     if long := [word for word, tokens in ids.items() if len(tokens) != 1]:
-        raise ValueError(f"each label must be one token; for this tokenizer these are more: {', '.join(long)}")
+        raise InputError(f"each label must be one token; for this tokenizer these are more: {', '.join(long)}")
     return torch.tensor([tokens[0] for tokens in ids.values()])
 
 
@@ -197,11 +199,11 @@ def encode(
 ) -> list[tuple[list[int], int]]:
     """Token ids of each labeled row's prompt, and its label as an index into `label_ids` (0 for chapter 1).
 
-    Raises ValueError as `check_rows`, and for a prompt without a place for the text.
+    Raises InputError as `check_rows`, and for a prompt without a place for the text.
     """
     check_rows(rows)
     if "{text}" not in prompt:
-        raise ValueError(f"the prompt needs a place {{text}} for the diagnosis; got {prompt!r}")
+        raise InputError(f"the prompt needs a place {{text}} for the diagnosis; got {prompt!r}")
     ids = tokenizer([prompt.replace("{text}", row.text) for row in rows], verbose=False)["input_ids"]
     return [(tokens, row.chapter - 1) for tokens, row in zip(ids, rows, strict=True)]
 
@@ -211,13 +213,13 @@ def batches(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Batches of examples of nearly the same length, so that hardly anything is padding.
 
-    A batch has `size` examples, 1 or more (else ValueError), but fewer if they are longer than 24 tokens, which bounds
+    A batch has `size` examples, 1 or more (else InputError), but fewer if they are longer than 24 tokens, which bounds
     the memory of a step. Yields ids (batch, tokens), padded with 0 on the right, where a causal model cannot see it;
     lengths (batch,); and labels (batch,). With a seed, every batch draws from its own length and the batches come in
     random order; without one, the shortest come first.
     """
     if size < 1:
-        raise ValueError(f"a batch holds 1 or more examples; got {size}")
+        raise InputError(f"a batch holds 1 or more examples; got {size}")
     shuffled = (lambda n: np.random.default_rng(seed).permutation(n)) if seed is not None else range
     order = sorted(shuffled(len(examples)), key=lambda i: len(examples[i][0]))  # stable: equal lengths stay shuffled
     groups: list[list[int]] = []
@@ -277,14 +279,14 @@ def training(
     after `seconds` of training, in which the caller's own work between two steps does not count.
 
     Raises, when the first loss is asked for:
-        ValueError: not exactly one budget, a budget that is not positive, nothing to train, or as `encode`.
+        InputError: not exactly one budget, a budget that is not positive, nothing to train, or as `encode`.
     """
     budget = steps if seconds is None else seconds
     if (steps is None) == (seconds is None) or not budget > 0:
-        raise ValueError(f"one budget is needed, steps or seconds, above 0; got steps={steps}, seconds={seconds}")
+        raise InputError(f"one budget is needed, steps or seconds, above 0; got steps={steps}, seconds={seconds}")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
-        raise ValueError("the model has no trainable parameters: add adapters, or let some layers require gradients")
+        raise InputError("the model has no trainable parameters: add adapters, or let some layers require gradients")
     labels, examples = label_ids(tokenizer), encode(rows, tokenizer)
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     epochs = (batches(examples, size, seed + epoch) for epoch in itertools.count())
@@ -312,7 +314,7 @@ def training(
 def predict(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Diagnosis], prompt: str = PROMPT
 ) -> list[int]:
-    """The chapter that a model gives each row: that of the label with the largest logit. ValueError as `encode`."""
+    """The chapter that a model gives each row: that of the label with the largest logit. InputError as `encode`."""
     labels, examples = label_ids(tokenizer), encode(rows, tokenizer, prompt)
     order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))  # as `batches` without a seed
     found: list[int] = []
@@ -327,11 +329,11 @@ def predict(
 def score(rows: Sequence[Diagnosis], predicted: Sequence[int]) -> Score:
     """Macro accuracy of predicted chapters, with a bootstrap interval over families within each chapter.
 
-    Raises ValueError as `check_rows`, and where there are not as many predictions as rows.
+    Raises InputError as `check_rows`, and where there are not as many predictions as rows.
     """
     check_rows(rows)
     if len(predicted) != len(rows):
-        raise ValueError(f"{len(rows)} rows need as many predictions; got {len(predicted)}")
+        raise InputError(f"{len(rows)} rows need as many predictions; got {len(predicted)}")
     hits: dict[int, dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
     for row, chapter in zip(rows, predicted, strict=True):
         hits[row.chapter][row.family].append(chapter == row.chapter)

@@ -3,3 +3,7 @@
 
 class CourseError(Exception):
     """Something foreseen went wrong; the message is one line that says what, and what is allowed or what helps."""
+
+
+class InputError(CourseError, ValueError):
+    """A value that makes no sense here; the message names it, and what is allowed."""

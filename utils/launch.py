@@ -25,7 +25,7 @@ from typing import Any
 import psutil
 import torch
 
-from utils.errors import CourseError
+from utils.errors import CourseError, InputError
 
 ROOT = Path(__file__).resolve().parent.parent  # where `import utils` works
 MAIN = Template((Path(__file__).parent / "data" / "worker.txt").read_text(encoding="utf-8"))
@@ -52,13 +52,13 @@ def run(
         arguments: numbers, texts, and lists or dictionaries of them.
 
     Raises:
-        ValueError: processes, timeout or port out of range, the port in use, or something that cannot be passed on.
+        InputError: processes, timeout or port out of range, the port in use, or something that cannot be passed on.
         LaunchError: a process failed, or the time is over. All are ended by then.
     """
     if type(processes) is not int or processes < 1:
-        raise ValueError(f"processes must be a whole number from 1; got {processes!r}")
+        raise InputError(f"processes must be a whole number from 1; got {processes!r}")
     if not timeout > 0:
-        raise ValueError(f"timeout must be more than 0 seconds; got {timeout!r}")
+        raise InputError(f"timeout must be more than 0 seconds; got {timeout!r}")
     meet = ["--standalone"] if port is None else ["--master-addr=127.0.0.1", f"--master-port={_free(port)}"]
     with tempfile.TemporaryDirectory(prefix="launch-") as name:
         folder = Path(name)
@@ -91,7 +91,7 @@ def script(worker: Callable, **arguments: Any) -> str:
 
     `torchrun --nproc-per-node=4 worker.py` runs it by hand, and leaves the results as files.
 
-    Raises ValueError where the worker or something that it uses cannot be written down as code.
+    Raises InputError where the worker or something that it uses cannot be written down as code.
     """
     parts: dict[str, str] = {}
     _write_down(worker.__name__, worker, worker, parts)
@@ -126,7 +126,7 @@ def _write_down(name: str, thing: Any, worker: Callable, parts: dict[str, str]) 
         parts[name] = f"{name} = {_literal(name, thing)}"
     elif home != worker.__module__:
         if getattr(sys.modules.get(home), own_name, None) is not thing:
-            raise ValueError(f"{name} cannot be imported by that name: use it through its module, as in module.{name}")
+            raise InputError(f"{name} cannot be imported by that name: use it through its module, as in module.{name}")
         parts[name] = f"from {home} import {own_name}{renamed}"
     else:
         parts[name] = ""  # it may use itself
@@ -146,7 +146,7 @@ def _source(thing: Any) -> str:
         start = max(n for n in range(method.co_firstlineno) if lines[n].startswith(f"class {thing.__name__}"))
         return "".join(inspect.getblock(lines[start:]))
     except (OSError, TypeError, StopIteration, ValueError):
-        raise ValueError(f"the source of {thing.__name__} cannot be found: write it as a def in a cell") from None
+        raise InputError(f"the source of {thing.__name__} cannot be found: write it as a def in a cell") from None
 
 
 def _globals(source: str) -> set[str]:
@@ -165,18 +165,18 @@ def _literal(name: str, value: Any) -> str:
         json.dumps(value)
     except TypeError:
         kind = type(value).__name__
-        raise ValueError(f"{name} is a {kind} and cannot be passed to another process: make it there") from None
+        raise InputError(f"{name} is a {kind} and cannot be passed to another process: make it there") from None
     return repr(value)
 
 
 def _free(port: int) -> int:
     if type(port) is not int or not 1 <= port <= 65535:
-        raise ValueError(f"port must be a whole number from 1 to 65535; got {port!r}")
+        raise InputError(f"port must be a whole number from 1 to 65535; got {port!r}")
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            raise ValueError(f"port {port} cannot be used ({error.strerror}): port=None takes a free one") from None
+            raise InputError(f"port {port} cannot be used ({error.strerror}): port=None takes a free one") from None
     return port
 
 

@@ -21,6 +21,8 @@ from typing import Any
 import psutil
 import torch
 
+from utils.errors import InputError
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -52,11 +54,11 @@ def median_interval(values: list[float], confidence: float = 0.95) -> tuple[floa
     """Interval of the median of independent values, from their order alone (the sign test turned round).
 
     The k-th smallest and k-th largest value hold the median between them unless fewer than k of the n values fall on
-    one side of it: the chance is twice a binomial tail. (-inf, inf) where n is too small; ValueError for no value.
+    one side of it: the chance is twice a binomial tail. (-inf, inf) where n is too small; InputError for no value.
     """
     n, k, tail = len(values), 0, 0.0
     if n == 0:
-        raise ValueError("an interval needs at least one value")
+        raise InputError("an interval needs at least one value")
     while k < n and 2 * (tail + math.comb(n, k) / 2**n) <= 1 - confidence:
         tail, k = tail + math.comb(n, k) / 2**n, k + 1
     ordered = sorted(values)
@@ -68,10 +70,10 @@ def paired_ratio(
 ) -> Ratio:
     """Time `first` against `second` in alternating order; ratios above 1 mean that `second` is faster.
 
-    Raises ValueError for fewer than 1 pair, or a negative warm-up.
+    Raises InputError for fewer than 1 pair, or a negative warm-up.
     """
     if pairs < 1 or warmup < 0:
-        raise ValueError(f"pairs must be 1 or more and warmup 0 or more; got pairs={pairs}, warmup={warmup}")
+        raise InputError(f"pairs must be 1 or more and warmup 0 or more; got pairs={pairs}, warmup={warmup}")
     for _ in range(warmup):
         first()
         second()
@@ -93,12 +95,12 @@ def settle(
 
     Args:
         first, second: what is timed in turn, on however many threads torch has; see `one_thread`.
-        bounds: the ratios above 0 that a verdict depends on, at least one; else ValueError.
+        bounds: the ratios above 0 that a verdict depends on, at least one; else InputError.
         seconds: budget; at least 9 pairs are timed all the same, and never more than `pairs`.
         confidence: of the interval of the median.
     """
     if not bounds or not all(bound > 0 for bound in bounds):
-        raise ValueError(f"bounds must be ratios above 0; got {bounds}")
+        raise InputError(f"bounds must be ratios above 0; got {bounds}")
     first(), second()
     timed: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
@@ -262,18 +264,18 @@ def perplexity(model: Any, tokenizer: Any, text: str, window: int = 512, stride:
     scores. A window's first token has nothing before it: the text's first is never scored, nor is, with
     `stride == window`, that of any window.
 
-    Raises ValueError for a text of less than two tokens, a window longer than the model reads, or a stride that leaves
+    Raises InputError for a text of less than two tokens, a window longer than the model reads, or a stride that leaves
     tokens out.
     """
     if not 1 <= stride <= window:
-        raise ValueError(f"stride must be from 1 to window ({window}); got {stride}")
+        raise InputError(f"stride must be from 1 to window ({window}); got {stride}")
     limit = getattr(model.config, "max_position_embeddings", window)
     if not 2 <= window <= limit:
-        raise ValueError(f"window must be from 2 to the model's context of {limit} tokens; got {window}")
+        raise InputError(f"window must be from 2 to the model's context of {limit} tokens; got {window}")
     ids = torch.tensor([tokenizer(text, verbose=False)["input_ids"]], device=model.device)  # (1, tokens)
     length = ids.shape[1]
     if length < 2:
-        raise ValueError(f"perplexity needs a text of at least 2 tokens; got {length}")
+        raise InputError(f"perplexity needs a text of at least 2 tokens; got {length}")
     total, scored, done = 0.0, 0, 1
     for start in range(0, length, stride):
         end = min(start + window, length)

