@@ -7,11 +7,15 @@
 #   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course site check test outputs steady lab bench publish clean
+.PHONY: help setup .venv course site check test outputs steady lab bench publish clean
 
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
-	"$$p" -c "" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
-COURSE_PYTHON := .venv/$(if $(filter Windows_NT,$(OS)),Scripts/python.exe,bin/python)
+	"$$p" -c "$(FITS)" >/dev/null 2>&1 && { echo "$$p"; break; }; done)
+COURSE_PYTHON := .venv/bin/python
+# What .venv is made of. It is written into .venv last, so a set-up that was interrupted starts over; another lock or
+# another folder (a virtual environment knows its own) makes a new one.
+MADE_OF := { pwd; cat requirements.lock pyproject.toml; }
 # Two workers, each with a whole file at a time. nbval runs the notebooks again and compares each output.
 PYTEST := -m pytest --numprocesses=2 --dist=loadfile
 NBVAL := --nbval --nbval-current-env
@@ -35,38 +39,61 @@ help:
 	@echo "The first command sets up .venv: about 3 minutes, 1.9 GB (Linux: 5.9 GB). It needs Python 3.11, 3.12 or 3.13."
 
 setup:
-	@test -n "$(PYTHON)" || { echo "No Python found. Install Python 3.11, 3.12 or 3.13, then run make again." >&2; exit 1; }
-	@"$(PYTHON)" install.py --quiet
+	@{ $(MADE_OF) | cmp -s - .venv/made-of && test -x $(COURSE_PYTHON); } 2>/dev/null || $(MAKE) --no-print-directory .venv
+
+.venv:
+	@test -n "$(PYTHON)" || \
+		{ echo "No Python found that fits. Install Python 3.11, 3.12 or 3.13, then run make again." >&2; exit 1; }
+	@"$(PYTHON)" -c "$(FITS)" 2>/dev/null || \
+		{ echo "The course needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is not: try make PYTHON=python3.12." >&2; exit 1; }
+	@command -v uv >/dev/null || "$(PYTHON)" -c "import ensurepip, venv" 2>/dev/null || \
+		{ echo "$(PYTHON) has no venv. On Debian and Ubuntu: sudo apt install python3-venv; then run make again." >&2; exit 1; }
+	@echo "Setting up .venv: a few minutes, 1.9 GB (Linux: 5.9 GB)."
+	@rm -rf .venv
+	@# Settings of yours that put packages elsewhere than into .venv count everywhere but here.
+	@unset PYTHONHOME PYTHONPATH PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT; set -e; \
+	if command -v uv >/dev/null; then \
+		uv venv --quiet --python "$(PYTHON)" .venv; \
+		uv pip install --python $(COURSE_PYTHON) -r requirements.lock; \
+		uv pip install --python $(COURSE_PYTHON) --no-deps --no-build-isolation -e .; \
+	else \
+		"$(PYTHON)" -m venv .venv; \
+		printf '[%s]\nuser = no\ntarget =\nprefix =\nroot =\n' global install > .venv/pip.conf; \
+		$(COURSE_PYTHON) -m pip install -r requirements.lock; \
+		$(COURSE_PYTHON) -m pip install --no-deps --no-build-isolation -e .; \
+	fi; \
+	$(COURSE_PYTHON) -c "import torch, transformers, jupyterlab, utils"
+	@$(MADE_OF) > .venv/made-of
 
 course: setup
-	@"$(COURSE_PYTHON)" -m tools run $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs "$(JOBS)")
+	@$(COURSE_PYTHON) -m tools run $(if $(ONLY),--only "$(ONLY)") $(if $(JOBS),--jobs "$(JOBS)")
 
 site: setup
-	@"$(COURSE_PYTHON)" -m tools site $(if $(PDF),--pdf) $(if $(ONLY),--only "$(ONLY)") $(if $(LANGUAGE),--language "$(LANGUAGE)")
+	@$(COURSE_PYTHON) -m tools site $(if $(PDF),--pdf) $(if $(ONLY),--only "$(ONLY)") $(if $(LANGUAGE),--language "$(LANGUAGE)")
 
 check: setup
-	@"$(COURSE_PYTHON)" $(PYTEST) -m "not slow" tests
+	@$(COURSE_PYTHON) $(PYTEST) -m "not slow" tests
 
 test: setup
-	@"$(COURSE_PYTHON)" $(PYTEST) $(NBVAL)
+	@$(COURSE_PYTHON) $(PYTEST) $(NBVAL)
 
 outputs: setup
-	@"$(COURSE_PYTHON)" $(PYTEST) $(NBVAL) notebooks
+	@$(COURSE_PYTHON) $(PYTEST) $(NBVAL) notebooks
 
 steady: setup
-	@"$(COURSE_PYTHON)" -m tools steady $(if $(ONLY),--only "$(ONLY)") $(if $(CONDITIONS),--conditions "$(CONDITIONS)") \
+	@$(COURSE_PYTHON) -m tools steady $(if $(ONLY),--only "$(ONLY)") $(if $(CONDITIONS),--conditions "$(CONDITIONS)") \
 		$(if $(PYTHON2),--python2 "$(PYTHON2)")
 
 lab: setup
-	@"$(COURSE_PYTHON)" -m tools lab $(if $(PORT),--port "$(PORT)")
+	@JUPYTER_CONFIG_DIR="$(CURDIR)/tools/jupyter" .venv/bin/jupyter lab $(if $(PORT),--port="$(PORT)" --ServerApp.port_retries=0)
 
 bench: setup
-	@"$(COURSE_PYTHON)" -m tools bench $(if $(ONLY),--only "$(ONLY)")
+	@$(COURSE_PYTHON) -m tools bench $(if $(ONLY),--only "$(ONLY)")
 
 publish:
 	@test -n "$$REPO" || { echo "Say where the course is hosted: make publish REPO=owner/name TAG=v1.0" >&2; exit 2; }
 	@$(MAKE) --no-print-directory setup
-	@"$(COURSE_PYTHON)" -m tools publish $(if $(TAG),--tag="$$TAG") -- "$$REPO"
+	@$(COURSE_PYTHON) -m tools publish $(if $(TAG),--tag="$$TAG") -- "$$REPO"
 
 clean:
 	@rm -rf .venv build .pytest_cache .ruff_cache .hypothesis ./*.egg-info

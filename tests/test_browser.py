@@ -70,7 +70,7 @@ def picture_of_a_failure(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @dataclass
 class Lab:
-    """A running `python -m tools lab` on a copy of two chapters."""
+    """JupyterLab, as `make lab` starts it, on a copy of two chapters."""
 
     process: subprocess.Popen
     folder: Path
@@ -89,15 +89,6 @@ class Lab:
         return nbformat.read(self.folder / "notebooks" / name, 4)
 
 
-# What a learner's own Jupyter may be set to. None of it may open the course's server.
-OPEN_TO_ALL = """
-c.ServerApp.ip = "0.0.0.0"
-c.ServerApp.allow_origin = "*"
-c.ServerApp.disable_check_xsrf = True
-c.IdentityProvider.token = ""
-"""
-
-
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     folder = tmp_path_factory.mktemp("lab with a space")
@@ -108,21 +99,21 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None  # what is there later, this run made
         nbformat.write(notebook, folder / "notebooks" / name)
-    (folder / "config").mkdir()
-    (folder / "config" / "jupyter_server_config.py").write_text(OPEN_TO_ALL)
-    own = {f"JUPYTER_{name.upper()}_DIR": str(folder / name) for name in ("config", "data", "runtime")}
+    own = {f"JUPYTER_{name.upper()}_DIR": str(folder / name) for name in ("data", "runtime")}
+    (folder / "home").mkdir()
+    own |= {"HOME": str(folder / "home"), "JUPYTER_CONFIG_DIR": str(chapters.ROOT / "tools" / "jupyter")}
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    command = [sys.executable, "-m", "utils", "lab", str(folder / "notebooks"), "--port", str(port), "--no-browser"]
+    command = [str(Path(sys.executable).with_name("jupyter")), "lab", f"--port={port}", "--no-browser"]
     environment = os.environ | own | {"PYTHONPATH": str(chapters.ROOT)}
     with (folder / "terminal.txt").open("w") as terminal:
         process = subprocess.Popen(
-            command, cwd=chapters.ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal
+            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal
         )
     try:
         running = Lab(process, folder, port, "")
         end = time.monotonic() + PATIENCE / 1000
-        while not (found := re.search(r"Open (\S+)", running.printed())):
+        while not (found := re.search(r"(http://127\S+)\s", running.printed())):
             assert process.poll() is None and time.monotonic() < end, running.printed()
             time.sleep(0.1)
         running.address = found[1]
@@ -197,7 +188,6 @@ def test_chapter_00_opens_with_its_table_of_contents_and_asks_nothing(start: Pag
     expect(start.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]")).to_be_attached()
     assert start.locator(".jp-Dialog, .jp-toast-button").count() == 0
     picture(start, "lab-00")
-    assert not (lab.folder / "config" / "lab" / "workspaces").exists()  # the learner's own layout
 
 
 def test_every_cell_of_chapter_01_ran(ran: Page, lab: Lab):
@@ -282,7 +272,7 @@ def test_a_wrong_answer_gets_its_hint_and_a_right_one_is_kept(ran: Page):
 def test_nothing_is_asked_from_the_network_and_the_terminal_is_quiet(ran: Page, lab: Lab):
     asked = {url for url in lab.requests if not url.startswith(("data:", "blob:"))}
     assert len(asked) > 20 and not {url for url in asked if not url.startswith(lab.base + "/")}
-    assert len(lab.printed().splitlines()) == 1, lab.printed()
+    assert "Warning" not in lab.printed() and "Error" not in lab.printed() and len(lab.printed().splitlines()) < 9
 
 
 def test_ctrl_c_ends_it_at_once_with_its_kernels(lab: Lab):
@@ -290,7 +280,6 @@ def test_ctrl_c_ends_it_at_once_with_its_kernels(lab: Lab):
     lab.process.send_signal(signal.SIGINT)
     assert lab.process.wait(30) == 0
     assert not psutil.wait_procs(kernels, timeout=30)[1]
-    assert len(lab.printed().splitlines()) == 1, lab.printed()
 
 
 # What axe-core says about the pages that the course writes

@@ -1,18 +1,14 @@
-"""The set-up: install.py, the lock, environment.yml, pyproject.toml and the Makefile."""
+"""The set-up: the Makefile, the lock, environment.yml and pyproject.toml."""
 
-import ast
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
-import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import yaml
@@ -22,7 +18,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-DIRECT = [Requirement(line) for line in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]]
+GROUPS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
+DIRECT = [Requirement(line) for group in GROUPS for line in group]
 LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
 LOCK = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in LOCK_LINES}
 # Which pip adds by itself where torch's index offers it with CUDA, or on one system only.
@@ -38,252 +35,17 @@ def tree(tmp_path: Path) -> Path:
     """A copy of the set-up's files in a folder whose name has a space."""
     folder = tmp_path / "a tree"
     folder.mkdir()
-    for name in ("install.py", "requirements.lock", "pyproject.toml", "Makefile"):
+    for name in ("requirements.lock", "pyproject.toml", "Makefile"):
         shutil.copy(ROOT / name, folder)
     return folder
 
 
-@pytest.fixture
-def install(tree: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """install.py of that copy, as a module whose steps are only noted in `install.steps`."""
-    spec = importlib.util.spec_from_file_location("install", tree / "install.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.steps = []
-
-    def note(number, label, command, log, packages=0):
-        module.steps.append(number)
-        Path(module.environment_python()).parent.mkdir(parents=True, exist_ok=True)
-        Path(module.environment_python()).touch()
-
-    monkeypatch.setattr(module, "run_step", note)
-    monkeypatch.setattr(module, "configured", lambda python: {})
-    monkeypatch.setattr(module, "FREE_GB", 0)
-    return module
-
-
-def run_python(tree: Path, program: str, **variables: str) -> subprocess.CompletedProcess:
-    """Run a program in the tree with pip cut off from every index but an unreachable one."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    pip = {
-        "PIP_INDEX_URL": "http://127.0.0.1:9/simple",
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_RETRIES": "0",
-        "PIP_CACHE_DIR": str(tree / "pip"),
-    }
-    return subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=tree,
-        env=kept | pip | variables,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-
-
-def test_install_parses_on_an_old_python():
-    source = (ROOT / "install.py").read_text()
-    parsed = ast.parse(source, feature_version=(3, 5))
-    new_syntax = (ast.JoinedStr, ast.AnnAssign, ast.NamedExpr, ast.Match)
-    assert not [node.lineno for node in ast.walk(parsed) if isinstance(node, new_syntax)]
-    # Annotations are evaluated when a function is defined, so they must be plain names.
-    for node in ast.walk(parsed):
-        if isinstance(node, ast.FunctionDef):
-            notes = [argument.annotation for argument in node.args.args] + [node.returns]
-            assert all(isinstance(note, ast.Name | ast.Constant | None) for note in notes), node.name
-
-
-def test_install_uses_the_standard_library_only():
-    imported = set()
-    for node in ast.walk(ast.parse((ROOT / "install.py").read_text())):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(node.module.split(".")[0])
-    assert imported and imported <= sys.stdlib_module_names
-
-
-@pytest.mark.parametrize(("version", "word"), [((3, 8, 10), "old"), ((3, 10, 0), "old"), ((3, 14, 0), "new")])
-def test_a_python_that_does_not_fit_is_one_clear_line(tree, version, word):
-    program = f"""import runpy, sys
-sys.version_info = {version}
-sys.argv = ["install.py"]
-runpy.run_path("install.py", run_name="__main__")"""
-    done = run_python(tree, program)
-    assert done.returncode == 1 and done.stdout == ""
-    [line] = done.stderr.splitlines()
-    assert f"Python 3.{version[1]} is too {word}" in line and "3.11, 3.12 or 3.13" in line
-    assert not (tree / ".venv").exists() and not (tree / "build").exists()
-
-
-def test_the_pythons_it_takes_are_those_of_pyproject(install):
-    wanted = Requirement(f"python{PROJECT['requires-python']}").specifier
-    for minor in range(8, 18):
-        fits = True
-        try:
-            install.check_python((3, minor, 1))
-        except install.SetupError:
-            fits = False
-        assert fits == wanted.contains(f"3.{minor}.1"), minor
-
-
-def test_a_python_without_venv_is_one_clear_line(tree):
-    program = """import sys
-import install
-found = install.importlib.util.find_spec
-install.importlib.util.find_spec = lambda name: None if name == "ensurepip" else found(name)
-sys.exit(install.main([]))"""
-    done = run_python(tree, program)
-    assert done.returncode == 1 and done.stdout == ""
-    [line] = done.stderr.splitlines()
-    assert "no module ensurepip" in line and "sudo apt install python3." in line
-
-
-def test_little_disk_is_one_clear_line(tree):
-    program = """import sys
-import install
-usage = install.shutil.disk_usage(".")
-install.shutil.disk_usage = lambda path: usage._replace(free=install.FREE_GB * 10**9 - 10**8)
-sys.exit(install.main([]))"""
-    done = run_python(tree, program)
-    assert done.returncode == 1 and done.stdout == ""
-    [line] = done.stderr.splitlines()
-    needed = 12 if sys.platform == "linux" else 6
-    assert f"Only {needed - 0.1} GB of disk are free" in line and f"needs {needed} GB" in line
-    assert not (tree / ".venv").exists()
-
-
-def test_no_network_is_one_clear_line_and_leaves_no_stamp(tree):
-    program = "import sys, install; install.FREE_GB = 0; sys.exit(install.main([]))"
-    done = run_python(tree, program, PIP_TARGET=str(tree / "elsewhere"), PIP_USER="1")
-    assert done.returncode == 1, done.stdout
-    [line] = done.stderr.splitlines()
-    assert line.startswith("pip cannot reach its package index. Connect to the internet")
-    assert line.endswith(f"Details: {Path('build', 'install.log')}")
-    assert "No matching distribution" in (tree / "build" / "install.log").read_text()
-    assert "1 of 5  virtual environment" in done.stdout and "pip" in done.stdout
-    assert (tree / ".venv").exists() and not (tree / ".venv" / ".ready").exists()
-
-
-@pytest.fixture(scope="module")
-def empty_venv(tmp_path_factory) -> Path:
-    """A virtual environment with pip alone."""
-    folder = tmp_path_factory.mktemp("venv")
-    venv.create(folder, with_pip=True, symlinks=os.name != "nt")
-    return folder
-
-
-@pytest.mark.parametrize("section", ["global", "install"])
-@pytest.mark.parametrize("option", ["user = true", "target = {}", "prefix = {}", "root = {}"])
-def test_pip_s_configuration_file_moves_no_package_and_its_index_counts(tree, empty_venv, section, option):
-    index = tree / "index" / "tiny"
-    index.mkdir(parents=True)
-    (index / "index.html").write_text('<a href="tiny-1.0-py3-none-any.whl">tiny</a>')
-    with zipfile.ZipFile(index / "tiny-1.0-py3-none-any.whl", "w") as wheel:
-        about = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
-        wheel.writestr("tiny.py", "")
-        wheel.writestr("tiny-1.0.dist-info/METADATA", about)
-        wheel.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr("tiny-1.0.dist-info/RECORD", "")
-    begin = "" if section == "global" else f"[{section}]\n"
-    configuration = f"[global]\nindex-url = {index.parent.as_uri()}\n{begin}{option.format(tree / 'elsewhere')}\n"
-    (tree / "pip.conf").write_text(configuration)
-    python = empty_venv / ("Scripts" if os.name == "nt" else "bin") / "python"
-    program = f"""import os, install
-os.environ.pop("PIP_INDEX_URL")
-python = {str(python)!r}
-os.environ.update(install.configured(python))
-install.run_step(1, "x", [python, "-m", "pip", "install", "--force-reinstall", "tiny"], "log")
-print(install.subprocess.check_output([python, "-c", "import tiny; print(tiny.__file__)"], text=True))"""
-    for earlier in empty_venv.rglob("tiny.py"):
-        earlier.unlink()
-    done = run_python(tree, program, PIP_CONFIG_FILE=str(tree / "pip.conf"))
-    assert str(empty_venv) in done.stdout, done.stdout + done.stderr
-    assert not (tree / "elsewhere").exists()
-
-
-@pytest.mark.parametrize(
-    ("output", "message"),
-    [
-        ("ERROR: Could not install: [Errno 28] No space left on device", "The disk is full."),
-        (
-            "ERROR: Could not find a version\nERROR: No matching distribution found for torch==2.13.0\n",
-            "There is no build of torch==2.13.0 for this Python",
-        ),
-        ("ERROR: something new\n\n", "The set-up failed: something new"),
-        ("", "The set-up failed: no message"),
-    ],
-)
-def test_each_failure_of_a_step_is_one_line(install, output, message):
-    line = install.failure(output, os.path.join(install.ROOT, "build", "install.log"))
-    assert message in line and "\n" not in line and line.endswith("install.log")
-
-
-def test_the_stamp_is_reused_and_goes_stale(install, tree, capsys):
-    assert install.main([]) == 0
-    assert install.steps == [1, 2, 3, 4, 5]
-    assert "Ready after" in capsys.readouterr().out
-    assert install.main(["--quiet"]) == 0 and capsys.readouterr().out == ""
-    assert install.main([]) == 0 and "Ready" in capsys.readouterr().out
-    assert install.steps == [1, 2, 3, 4, 5]
-
-    (tree / ".venv" / "stale").touch()
-    with (tree / "pyproject.toml").open("a") as file:
-        file.write("# changed\n")
-    assert install.main([]) == 0 and len(install.steps) == 10
-    with (tree / "requirements.lock").open("a") as file:
-        file.write("# changed\n")
-    assert install.main([]) == 0 and len(install.steps) == 15
-    assert not (tree / ".venv" / "stale").exists()
-
-    os.remove(install.environment_python())
-    assert install.main([]) == 0 and len(install.steps) == 20
-    install.ROOT = str(shutil.move(tree, tree.with_name("moved")))
-    assert install.main([]) == 0 and len(install.steps) == 25
-
-
-def test_a_killed_set_up_leaves_no_stamp_and_starts_over(install, tree, monkeypatch, capsys):
-    note = install.run_step
-
-    def killed(number, label, command, log, packages=0):
-        if number == 3:
-            raise KeyboardInterrupt
-        note(number, label, command, log, packages)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(install, "run_step", killed)
-        assert install.main([]) == 130
-    assert "Stopped" in capsys.readouterr().err
-    assert not (tree / ".venv" / ".ready").exists()
-    (tree / ".venv" / "half-made").touch()
-    assert install.main([]) == 0 and install.steps == [1, 2, 1, 2, 3, 4, 5]
-    assert not (tree / ".venv" / "half-made").exists()
-
-
-def test_two_set_ups_at_once_take_turns(install, tree):
-    (tree / "build").mkdir()
-    program = """import sys, install
-with install.only_one_setup("build/install.lock"):
-    print("mine", flush=True)"""
-    with install.only_one_setup(str(tree / "build" / "install.lock")):
-        other = subprocess.Popen([sys.executable, "-c", program], cwd=tree, stdout=subprocess.PIPE, text=True)
-        assert "waiting for it" in other.stdout.readline()
-        assert other.poll() is None
-    assert other.communicate(timeout=30)[0] == "mine\n"
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows ties a lock to one process")
-def test_a_set_up_waits_for_a_step_that_outlives_its_killed_set_up(tree):
-    (tree / "build").mkdir()
-    step = "import os, time; os.kill(os.getppid(), 9); time.sleep(2); open('done', 'w')"
-    killed = f"""import sys, install
-with install.only_one_setup("build/install.lock"):
-    install.run_step(1, "x", [sys.executable, "-c", {step!r}], "build/install.log")"""
-    following = """import os, install
-with install.only_one_setup("build/install.lock"):
-    print(os.path.exists("done"))"""
-    assert run_python(tree, killed).returncode == -9
-    assert run_python(tree, following).stdout.splitlines()[-1] == "True"
+def make(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess:
+    # `make test` passes its own settings on to a make that runs inside it; a learner's make has none.
+    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    own = {"PATH": without_uv()} | variables
+    command = ["make", *arguments]
+    return subprocess.run(command, cwd=folder, env=outside | own, capture_output=True, text=True, timeout=60)
 
 
 def test_the_lock_is_plain_and_has_no_address():
@@ -291,7 +53,7 @@ def test_the_lock_is_plain_and_has_no_address():
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.]+", line) for line in LOCK_LINES)
     assert len(LOCK) == len(names) > 100
     assert names == sorted(names, key=str.lower)
-    for file in ("requirements.lock", "pyproject.toml", "environment.yml", "install.py", "Makefile"):
+    for file in ("requirements.lock", "pyproject.toml", "environment.yml", "Makefile"):
         assert not re.search(r"file://|https?://|index-url|find-links", (ROOT / file).read_text()), file
 
 
@@ -369,57 +131,40 @@ def test_the_package_data_is_declared():
     assert data and data <= declared
 
 
-def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    # `make test` passes its own settings on to a make that runs inside it; a learner's make has none.
-    outside = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
-    return subprocess.run(["make", *arguments], cwd=folder, env=outside, capture_output=True, text=True, timeout=60)
-
-
 @needs_make
 def test_make_alone_lists_the_commands(tree):
     text = make(tree).stdout
     makefile = (tree / "Makefile").read_text()
     targets = re.search(r"^\.PHONY: (.+)$", makefile, re.M)[1].split()
-    for target in set(targets) - {"help", "setup"}:
+    for target in set(targets) - {"help", "setup", ".venv"}:
         assert f"make {target} " in text
-
-
-@needs_make
-def test_make_without_any_python_is_one_clear_line(tree):
-    done = make(tree, "course", "PYTHON=")
-    assert done.returncode != 0 and done.stdout == ""
-    assert done.stderr.splitlines()[0].startswith("No Python found. Install Python 3.11, 3.12 or 3.13")
 
 
 @needs_make
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        (["course"], '".venv/bin/python" -m tools run'),
-        (["course", "ONLY=05,07", "JOBS=2"], '".venv/bin/python" -m tools run --only "05,07" --jobs "2"'),
-        (["check"], '".venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile -m "not slow" tests'),
-        (["test"], '".venv/bin/python" -m pytest --numprocesses=2 --dist=loadfile --nbval --nbval-current-env'),
+        (["course"], ".venv/bin/python -m tools run"),
+        (["course", "ONLY=05,07", "JOBS=2"], '.venv/bin/python -m tools run --only "05,07" --jobs "2"'),
+        (["check"], '.venv/bin/python -m pytest --numprocesses=2 --dist=loadfile -m "not slow" tests'),
+        (["test"], ".venv/bin/python -m pytest --numprocesses=2 --dist=loadfile --nbval --nbval-current-env"),
         (["outputs"], "--nbval --nbval-current-env notebooks"),
-        (["course", "OS=Windows_NT"], '".venv/Scripts/python.exe" -m tools run'),
-        (["bench"], '".venv/bin/python" -m tools bench'),
-        (["lab"], '".venv/bin/python" -m tools lab'),
-        (["lab", "PORT=8890"], '".venv/bin/python" -m tools lab --port "8890"'),
+        (["bench"], ".venv/bin/python -m tools bench"),
+        (["lab"], '/tools/jupyter" .venv/bin/jupyter lab'),
+        (["lab", "PORT=8890"], '.venv/bin/jupyter lab --port="8890" --ServerApp.port_retries=0'),
+        (["publish", "REPO=ada/x", "TAG=v1"], '.venv/bin/python -m tools publish --tag="$TAG" -- "$REPO"'),
     ],
 )
 def test_make_runs_the_command_after_the_set_up(tree, arguments, command):
-    lines = make(tree, "-n", *arguments, f"PYTHON={sys.executable}").stdout.splitlines()
-    assert lines[1] == f'"{sys.executable}" install.py --quiet'
-    assert lines[2].rstrip(" \\").startswith(command) or command in lines[2]
+    lines = make(tree, "-n", *arguments).stdout.splitlines()
+    assert "made-of" in lines[-2] and command in lines[-1]
 
 
 @needs_make
-def test_make_publish_wants_an_address_and_passes_it_on_as_it_is(tree):
-    done = make(tree, "publish", "REPO=", f"PYTHON={sys.executable}")
-    assert done.returncode != 0 and done.stdout == "" and not (tree / "build").exists()
+def test_make_publish_wants_an_address(tree):
+    done = make(tree, "publish", "REPO=")
+    assert done.returncode != 0 and done.stdout == "" and not (tree / ".venv").exists()
     assert done.stderr.splitlines()[0] == "Say where the course is hosted: make publish REPO=owner/name TAG=v1.0"
-    text = make(tree, "-n", "publish", "REPO=ada/x", "TAG=v1", f"PYTHON={sys.executable}").stdout
-    assert "install.py --quiet" in text
-    assert text.splitlines()[-1] == '".venv/bin/python" -m tools publish --tag="$TAG" -- "$REPO"'
 
 
 @needs_make
@@ -438,6 +183,150 @@ def test_make_clean_removes_what_was_made_and_nothing_else(tree):
     assert done.returncode == 0 and "models in your user cache folder stay" in done.stdout
     assert all(path.exists() for path in kept)
     assert not any(path.parent.exists() for path in gone)
+
+
+# ------------------------------------------------------------------------------------------------ the set-up
+
+
+def program(path: Path, script: str) -> Path:
+    """An executable of the shell."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.fixture
+def python(tree) -> Path:
+    """A Python whose virtual environments hold a stand-in that notes what it is told to do in `calls`."""
+    inner = f'echo "$*" >> "{tree}/calls"; case "$*" in *"$FAIL"*) exit 1;; esac'
+    outer = f'''case "$*" in
+*"-m venv"*) mkdir -p .venv/bin; cp "{program(tree / "inner", inner)}" .venv/bin/python;;
+*) exec "{sys.executable}" "$@";;
+esac'''
+    return program(tree / "a python", outer)
+
+
+def calls(tree: Path) -> list[str]:
+    """What has been asked of the virtual environment since the last look."""
+    noted = (tree / "calls").read_text().splitlines() if (tree / "calls").exists() else []
+    (tree / "calls").unlink(missing_ok=True)
+    return noted
+
+
+STEPS = ["-m pip install -r requirements.lock", "-m pip install --no-deps --no-build-isolation -e .", "-c import torch"]
+
+
+@needs_make
+def test_the_set_up_is_made_once_and_again_for_another_lock_or_folder(tree, python):
+    def made() -> int:
+        done = make(tree, "setup", f"PYTHON={python}", FAIL="nothing")
+        assert done.returncode == 0, done.stderr
+        return len(calls(tree))
+
+    done = make(tree, "setup", f"PYTHON={python}", FAIL="nothing")
+    assert done.returncode == 0 and "Setting up .venv" in done.stdout
+    assert all(call.startswith(step) for call, step in zip(calls(tree), STEPS, strict=True))
+    done = make(tree, "setup", f"PYTHON={python}", FAIL="nothing")
+    assert (done.returncode, done.stdout, done.stderr, calls(tree)) == (0, "", "", [])
+
+    (tree / ".venv" / "stale").touch()
+    for name in ("pyproject.toml", "requirements.lock"):
+        with (tree / name).open("a") as file:
+            file.write("# changed\n")
+        assert made() == 3 and made() == 0
+    assert not (tree / ".venv" / "stale").exists()
+    (tree / ".venv" / "bin" / "python").unlink()
+    assert made() == 3
+    shutil.copytree(tree, tree.with_name("copied"))
+    done = make(tree.with_name("copied"), "setup", f"PYTHON={python}", FAIL="nothing")
+    assert "Setting up .venv" in done.stdout
+
+
+@needs_make
+@pytest.mark.parametrize("step", range(3))
+def test_a_set_up_that_broke_off_starts_over(tree, python, step):
+    assert make(tree, "course", f"PYTHON={python}", FAIL=STEPS[step]).returncode != 0
+    assert len(calls(tree)) == step + 1  # and no chapter runs
+    (tree / ".venv" / "half-made").touch()
+    assert make(tree, "setup", f"PYTHON={python}", FAIL="nothing").returncode == 0
+    assert len(calls(tree)) == 3 and not (tree / ".venv" / "half-made").exists()
+
+
+@needs_make
+def test_uv_makes_it_where_uv_is(tree, python):
+    uv = f'echo "uv $*" >> "{tree}/calls"; case "$1" in venv) mkdir -p .venv/bin; cp inner .venv/bin/python;; esac'
+    program(tree / "programs" / "uv", uv)
+    path = f"{tree / 'programs'}{os.pathsep}{os.environ['PATH']}"
+    assert make(tree, "setup", f"PYTHON={python}", FAIL="nothing", PATH=path).returncode == 0
+    first, *installs, last = calls(tree)
+    assert first.startswith("uv venv") and str(python) in first and last.startswith("-c import torch")
+    assert [call.startswith("uv pip install --python .venv/bin/python") for call in installs] == [True, True]
+
+
+@needs_make
+@pytest.mark.parametrize(
+    ("script", "line"),
+    [
+        ("exit 1", "The course needs Python 3.11, 3.12 or 3.13, and {python} is not: try make PYTHON=python3.12."),
+        ('case "$*" in *venv*) exit 1;; esac', "{python} has no venv. On Debian and Ubuntu: sudo apt install "),
+    ],
+)
+def test_a_python_that_does_not_do_is_one_clear_line(tree, script, line):
+    python = program(tree / "bad python", script)
+    done = make(tree, "course", f"PYTHON={python}")
+    assert done.returncode != 0 and done.stdout == "" and not (tree / ".venv").exists()
+    assert done.stderr.startswith(line.format(python=python)) and done.stderr.splitlines()[1].startswith("make")
+
+
+@needs_make
+def test_make_without_any_python_is_one_clear_line(tree):
+    done = make(tree, "course", "PYTHON=")
+    assert done.returncode != 0 and done.stdout == ""
+    assert done.stderr.splitlines()[0].startswith("No Python found that fits. Install Python 3.11, 3.12 or 3.13")
+
+
+def test_the_pythons_it_takes_are_those_of_pyproject():
+    condition = re.search(r"^FITS := (.*)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    wanted = Requirement(f"python{PROJECT['requires-python']}").specifier
+    for minor in range(8, 18):
+        pretend = f"import sys; sys.version_info = (3, {minor}, 1); {condition}"
+        fits = subprocess.run([sys.executable, "-c", pretend], capture_output=True).returncode == 0
+        assert fits == wanted.contains(f"3.{minor}.1"), minor
+
+
+@needs_make
+def test_pip_s_configuration_moves_no_package_and_its_index_counts(tree):
+    """With pip itself, a wheel of nothing, and the learner's own configuration file and variables."""
+    index = tree / "index" / "tiny"
+    index.mkdir(parents=True)
+    (index / "index.html").write_text('<a href="tiny-1.0-py3-none-any.whl">tiny</a>')
+    with zipfile.ZipFile(index / "tiny-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.writestr("tiny.py", "")
+        wheel.writestr("tiny-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n")
+        wheel.writestr("tiny-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr("tiny-1.0.dist-info/RECORD", "")
+    (tree / "requirements.lock").write_text("tiny==1.0\n")
+    configured = tree / "home" / ".config" / "pip"
+    configured.mkdir(parents=True)
+    away = "user = true\n" + "".join(f"{option} = {tree / 'elsewhere'}\n" for option in ("target", "prefix", "root"))
+    (configured / "pip.conf").write_text(f"[global]\nindex-url = {index.parent.as_uri()}\n{away}[install]\n{away}")
+    makefile = (tree / "Makefile").read_text()  # the wheel is all that this set-up is to install
+    for rest in ("$(COURSE_PYTHON) -m pip install --no-deps", "$(COURSE_PYTHON) -c"):
+        makefile = makefile.replace(rest, ": ")
+    (tree / "Makefile").write_text(makefile)
+    own = {"HOME": str(tree / "home"), "XDG_CONFIG_HOME": str(tree / "home" / ".config"), "PIP_TARGET": str(tree / "t")}
+    own |= {name: "" for name in os.environ if name.startswith("PIP_")} | {"PIP_USER": "1", "PATH": without_uv()}
+    done = make(tree, "setup", f"PYTHON={sys.executable}", **own)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tree / ".venv").rglob("tiny.py"))) == 1
+    assert not (tree / "elsewhere").exists() and not (tree / "t").exists()
+
+
+def without_uv() -> str:
+    """PATH without the folders that hold uv."""
+    folders = os.environ["PATH"].split(os.pathsep)
+    return os.pathsep.join(folder for folder in folders if not shutil.which("uv", path=folder))
 
 
 # ------------------------------------------------------------------------------------- continuous integration

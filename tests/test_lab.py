@@ -1,179 +1,140 @@
-"""Opening JupyterLab, without a browser: the port, the folders, the options, and one clear line where it cannot be."""
+"""JupyterLab with the course's configuration, as `make lab` starts it, without a browser."""
 
 import json
 import os
+import re
+import select
 import signal
 import socket
 import subprocess
 import sys
-import webbrowser
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
-from jupyter_client.kernelspec import KernelSpecManager
-from jupyterlab_server.workspaces_handler import WorkspacesManager
 
-from tools import __main__ as cli
-from tools import lab
 from utils import chapters
 
+CONFIGURATION = chapters.ROOT / "tools" / "jupyter"
+TOC = "@jupyterlab/toc:plugin"
+# What a learner's own Jupyter may be set to. None of it may open the course's server.
+OPEN_TO_ALL = """
+c.ServerApp.ip = "0.0.0.0"
+c.ServerApp.allow_origin = "*"
+c.ServerApp.disable_check_xsrf = True
+c.IdentityProvider.token = ""
+"""
 
-@pytest.fixture
-def notebooks(tmp_path: Path) -> Path:
-    """A folder with a chapter 00, in a folder whose name has a space."""
-    folder = tmp_path / "a course" / "notebooks"
-    folder.mkdir(parents=True)
-    (folder / lab.FIRST).write_text("{}")
-    return folder
-
-
-@pytest.fixture
-def launched(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The options of each start of Lab; none really starts."""
-    starts: list[list[str]] = []
-    monkeypatch.setenv("JUPYTER_PATH", "")  # which a start changes
-    monkeypatch.setattr(lab._Lab, "launch_instance", starts.append)
-    return starts
+pty = pytest.importorskip("pty")  # only at a terminal would Jupyter ask whether it may stop
 
 
-@pytest.fixture
-def taken() -> int:
-    """A port of this machine that somebody listens on."""
-    with socket.create_server((lab.ADDRESS, 0)) as listener:
-        yield listener.getsockname()[1]
+@dataclass
+class Server:
+    process: subprocess.Popen
+    folder: Path
+    terminal: int
+    printed: str = ""
+
+    def address(self) -> re.Match[str]:
+        """The printed address, in pieces: up to the port, path, token."""
+        while not (found := re.search(r"(http://127\.0\.0\.1:\d+)(/\S*)\?token=(\w+)", self.printed)):
+            assert select.select([self.terminal], [], [], 60)[0], self.printed
+            self.printed += os.read(self.terminal, 4096).decode()
+        return found
+
+    def get(self, path: str) -> dict:
+        address = self.address()
+        for _ in range(100):  # the address is printed a moment before the server listens
+            try:
+                with urllib.request.urlopen(f"{address[1]}{path}?token={address[3]}", timeout=30) as answer:
+                    return json.load(answer)
+            except urllib.error.URLError as error:
+                if not isinstance(error.reason, ConnectionError):
+                    raise
+                time.sleep(0.1)
+        raise AssertionError("nobody listens")
 
 
-def test_a_taken_port_that_was_asked_for_is_one_clear_line(notebooks, launched, taken, capsys):
-    assert cli.main(["lab", str(notebooks), "--port", str(taken), "--no-browser"]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert f"port {taken} cannot be used" in line and "name another one" in line
-    assert launched == []
+def start(folder: Path, *options: str, **variables: str) -> Server:
+    ours, theirs = pty.openpty()
+    own = {
+        "HOME": str(folder / "home"),
+        "JUPYTER_CONFIG_DIR": str(CONFIGURATION),
+        "JUPYTER_RUNTIME_DIR": str(folder / "r"),
+    }
+    command = [str(Path(sys.executable).with_name("jupyter")), "lab", "--no-browser", *options]
+    streams = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
+    return Server(subprocess.Popen(command, cwd=folder, env=os.environ | own | variables, **streams), folder, ours)
 
 
-def test_a_taken_default_port_gives_the_next_free_one_and_says_so(notebooks, launched, taken, capsys, monkeypatch):
-    monkeypatch.setattr(lab, "PORT", taken)
-    assert cli.main(["lab", str(notebooks), "--no-browser"]) == 0
-    [[port]] = [[int(o.split("=")[1]) for o in options if o.startswith("--ServerApp.port=")] for options in launched]
-    assert taken < port < taken + 100
-    assert capsys.readouterr().out == f"Port {taken} is taken; this is port {port}. "
+def end(server: Server) -> None:
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(60) == 0
 
 
-def test_a_free_port_is_taken_as_asked_for():
-    with socket.create_server((lab.ADDRESS, 0)) as listener:
-        port = listener.getsockname()[1]
-    assert lab.free_port(port) == port
-
-
-def test_no_free_port_at_all_is_one_clear_error(monkeypatch):
-    def refuse(port: int, address: str) -> None:
-        raise OSError(98, "Address already in use")
-
-    monkeypatch.setattr(lab, "bind_sockets", refuse)
-    with pytest.raises(lab.LabError, match=f"no port from {lab.PORT} to {lab.PORT + 99} is free"):
-        lab.free_port()
-
-
-@pytest.mark.parametrize("port", ["0", "-1", "65536"])
-def test_a_port_that_is_none_is_one_clear_line(port, notebooks, launched, capsys):
-    assert cli.main(["lab", str(notebooks), f"--port={port}"]) == 2
-    assert capsys.readouterr().err == f"a port is a number from 1 to 65535; got {port}\n"
-    assert launched == []
-
-
-def test_a_folder_without_chapter_00_is_one_clear_line(tmp_path, launched, capsys):
-    assert cli.main(["lab", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"there is no 00_start_here.ipynb in {tmp_path}\n"
-
-
-def test_an_unwritable_notebooks_folder_is_one_clear_line(notebooks, launched, capsys, monkeypatch):
-    monkeypatch.setattr(lab.os, "access", lambda path, mode: False)  # for root every folder is writable
-    assert cli.main(["lab", str(notebooks)]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{notebooks} cannot be written") and "copy the course" in line
-
-
-def test_an_unwritable_build_folder_is_one_clear_line(notebooks, launched, capsys):
-    (notebooks.parent / "build").write_text("in the way")
-    assert cli.main(["lab", str(notebooks)]) == 2
-    [line] = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"{notebooks.parent / 'build' / 'lab'} cannot be written") and "copy the course" in line
-    assert launched == []
-
-
-def test_without_a_browser_it_says_so_and_serves(notebooks, launched, capsys, monkeypatch):
-    def none_found() -> None:
-        raise webbrowser.Error("could not locate runnable browser")
-
-    monkeypatch.setattr(lab.webbrowser, "get", none_found)
-    assert cli.main(["lab", str(notebooks)]) == 0
-    assert capsys.readouterr().out.endswith("No web browser is found on this machine. ")
-    assert "--ServerApp.open_browser=False" in launched[0]
-
-
-@pytest.mark.parametrize(("arguments", "opens"), [([], True), (["--no-browser"], False)])
-def test_a_browser_opens_unless_told_otherwise(arguments, opens, notebooks, launched, monkeypatch):
-    monkeypatch.setattr(lab.webbrowser, "get", lambda: object())
-    assert cli.main(["lab", str(notebooks), *arguments]) == 0
-    assert f"--ServerApp.open_browser={opens}" in launched[0]
-
-
-def test_the_options_keep_everybody_else_out(notebooks):
-    options = dict(o.removeprefix("--").split("=", 1) for o in lab.options(notebooks, Path("own"), 8890, "t0ken", True))
-    assert options["ServerApp.ip"] == "127.0.0.1" and options["ServerApp.port"] == "8890"
-    assert options["IdentityProvider.token"] == "t0ken" and options["PasswordIdentityProvider.hashed_password"] == ""
-    assert options["ServerApp.allow_origin"] == options["ServerApp.allow_origin_pat"] == ""
-    assert options["ServerApp.allow_remote_access"] == options["ServerApp.disable_check_xsrf"] == "False"
-    assert options["ServerApp.root_dir"] == str(notebooks)
-    assert options["LabApp.default_url"] == "/lab/tree/00_start_here.ipynb"
-    assert (chapters.NOTEBOOKS / lab.FIRST).is_file()
-
-
-def test_the_chapters_kernel_is_this_python_s_whatever_has_its_name(notebooks, launched, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server in a folder with a space, for a learner whose own Jupyter has other settings and another "python3"."""
+    folder = tmp_path_factory.mktemp("a course")
+    (folder / "notebooks").mkdir()
+    (folder / "notebooks" / "00_start_here.ipynb").write_text("{}")
+    (folder / "home" / ".jupyter").mkdir(parents=True)
+    (folder / "home" / ".jupyter" / "jupyter_server_config.py").write_text(OPEN_TO_ALL)
     for name in ("python3", "other"):
-        foreign = tmp_path / "kernels" / name
+        foreign = folder / "data" / "kernels" / name
         foreign.mkdir(parents=True)
         (foreign / "kernel.json").write_text('{"argv": ["no-such-python"], "display_name": "x", "language": "python"}')
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    assert KernelSpecManager().get_kernel_spec("python3").argv == ["no-such-python"]
-    assert cli.main(["lab", str(notebooks), "--no-browser"]) == 0
-    found = KernelSpecManager()
-    assert found.get_kernel_spec("python3").argv[1:3] == ["-m", "ipykernel_launcher"]
-    assert found.get_kernel_spec("other").argv == ["no-such-python"]  # what else a learner has is there, too
+    server = start(folder, JUPYTER_PATH=str(folder / "data"))
+    yield server
+    server.process.kill()
 
 
-def test_each_start_has_a_new_token(notebooks, launched):
+def test_it_opens_at_chapter_00_on_this_machine_alone(lab):
+    address = lab.address()
+    assert address[2] == "/lab/tree/00_start_here.ipynb" and len(address[3]) >= 32
+    lab.get("/api/contents")  # it listens
+    sockets = psutil.Process(lab.process.pid).net_connections()
+    assert {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN} == {"127.0.0.1"}
+
+
+def test_only_the_token_opens_it(lab):
+    assert lab.get("/api/contents")["content"][0]["name"] == "00_start_here.ipynb"
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"{lab.address()[1]}/api/contents", timeout=30)
+
+
+def test_the_chapters_kernel_is_this_python_s_whatever_has_its_name(lab):
+    specs = lab.get("/api/kernelspecs")["kernelspecs"]
+    assert specs["python3"]["spec"]["argv"][1:3] == ["-m", "ipykernel_launcher"]
+    assert specs["other"]["spec"]["argv"] == ["no-such-python"]  # what else a learner has is there, too
+
+
+def test_ctrl_c_ends_it_without_a_question_and_the_layout_is_the_learner_s_from_then_on(lab):
+    [layout] = (lab.folder / "build" / "lab").glob("default*")
+    assert json.loads(layout.read_text())["data"]["layout-restorer:data"]["left"]["current"] == TOC
+    layout.write_text(json.dumps({"data": {"mine": 1}, "metadata": {"id": "default"}}))
+    end(lab)
+    assert "?" not in lab.printed.replace("?token", "")
+    again = start(lab.folder)
+    assert again.get("/lab/api/workspaces/default")["data"] == {"mine": 1}
+    end(again)
+    assert not list((lab.folder / "home" / ".jupyter").glob("lab/workspaces"))
+
+
+def test_each_start_has_a_new_token_and_a_taken_port_that_was_asked_for_is_refused(lab):
+    tokens = set()
     for _ in range(2):
-        assert cli.main(["lab", str(notebooks), "--no-browser"]) == 0
-    first, second = ({o for o in options if "token=" in o}.pop() for options in launched)
-    assert first != second and len(first.split("=")[1]) == 48
-
-
-def test_the_layout_is_prepared_once_and_then_the_learner_s(notebooks):
-    own = lab.prepare(notebooks)
-    assert own == notebooks.parent / "build" / "lab"
-    workspaces = WorkspacesManager(str(own / "workspaces"))
-    layout = workspaces.load("default")["data"]["layout-restorer:data"]
-    assert layout["left"]["current"] == lab.TOC and layout["left"]["visible"]
-    workspaces.save("default", json.dumps({"data": {"mine": 1}, "metadata": {"id": "default"}}))
-    lab.prepare(notebooks)
-    assert workspaces.load("default")["data"] == {"mine": 1}
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
-def test_ctrl_c_at_a_terminal_ends_it_without_a_question(notebooks):
-    pty = pytest.importorskip("pty")
-    ours, theirs = pty.openpty()  # only at a terminal would Jupyter ask whether it may stop
-    environment = os.environ | {"PYTHONPATH": str(chapters.ROOT), "JUPYTER_RUNTIME_DIR": str(notebooks.parent)}
-    command = [sys.executable, "-m", "tools", "lab", str(notebooks), "--no-browser"]
-    process = subprocess.Popen(
-        command, cwd=chapters.ROOT, env=environment, stdin=theirs, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert "http://127.0.0.1:" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
-        rest, _ = process.communicate(timeout=60)
-        assert (rest, process.returncode) == ("", 0)
-    finally:
-        process.kill()
-        os.close(ours)
-        os.close(theirs)
+        server = start(lab.folder)
+        tokens.add(server.address()[3])
+        end(server)
+    assert len(tokens) == 2
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        refused = start(lab.folder, f"--port={port}", "--ServerApp.port_retries=0")
+        assert refused.process.wait(60) == 1
+        assert f"port {port} is not available" in os.read(refused.terminal, 10_000).decode()

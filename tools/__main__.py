@@ -138,18 +138,6 @@ def steady(
 
 
 @app.command()
-def lab(
-    notebooks: Annotated[Path | None, Argument(help="folder of the chapters", readable=False)] = None,
-    port: Annotated[int | None, Option(metavar="N", help="on 127.0.0.1 (default: a free one from 8888 on)")] = None,
-    no_browser: Annotated[bool, Option("--no-browser", help="print the address, open nothing")] = False,
-) -> None:
-    """Open the course in JupyterLab, at chapter 00."""
-    from tools import lab as jupyterlab
-
-    raise typer.Exit(jupyterlab.serve(notebooks, port, not no_browser))
-
-
-@app.command()
 def site(
     only: Only = None,
     pdf: Annotated[bool, Option("--pdf", help="print the handouts as PDF files, with an installed Chromium")] = False,
