@@ -358,6 +358,7 @@ def test_generated_parts_are_up_to_date(tmp_path, monkeypatch):
         shutil.copy(chapters.ROOT / name, tmp_path / name)
     for name in ("address.json", "chapters.json"):
         shutil.copy(chapters.DATA / name, tmp_path)
+    shutil.copytree(chapters.ROOT / "site", tmp_path / "site")
     for name, path in (("ROOT", tmp_path), ("DATA", tmp_path), ("NOTEBOOKS", tmp_path / "notebooks")):
         monkeypatch.setattr(chapters, name, path)
     assert [path.name for path in generated.refresh()] == []
