@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from utils.errors import CourseError
@@ -29,7 +30,7 @@ class Hardware:
 
     def __post_init__(self) -> None:
         peaks = self.peak.values() if isinstance(self.peak, dict) else [None]
-        is_share = isinstance(self.reserve, (int, float)) and 0 <= self.reserve < 1
+        is_share = isinstance(self.reserve, Real) and 0 <= self.reserve < 1
         for field, right, needed in (
             ("memory", positive(self.memory), "in bytes, more than 0"),
             ("bandwidth", positive(self.bandwidth), "in bytes a second, more than 0"),
@@ -59,10 +60,7 @@ class Hardware:
 
 def positive(value: Any) -> bool:
     """Whether it is a finite number above 0."""
-    try:
-        return not isinstance(value, (bool, str)) and 0 < float(value) < math.inf
-    except (TypeError, ValueError):
-        return False
+    return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:
