@@ -7,8 +7,9 @@ from numbers import Real
 from typing import Any
 
 from utils.errors import CourseError
+from utils.files import records
 from utils.formats import DTYPE_BITS, PUBLISHED, format_name
-from utils.shapes import ConfigError, records, whole_number
+from utils.shapes import ConfigError, whole_number
 
 
 class PlanError(CourseError, ValueError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from utils.errors import CourseError
-from utils.shapes import records
+from utils.files import records
 
 
 class UnknownModel(CourseError, KeyError):

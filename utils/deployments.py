@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from utils import catalog
-from utils.shapes import records
+from utils.files import records
 
 _DATA = records("deployments.json")
 

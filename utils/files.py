@@ -1,10 +1,18 @@
-"""Files that are whole or not there: written at one stroke."""
+"""The course's data files, and files that are whole or not there: written at one stroke."""
 
+import json
 import os
 import secrets
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from utils.errors import CourseError
+
+
+def records(name: str) -> Any:
+    """What a JSON file of `utils/data` holds."""
+    return json.loads(resources.files("utils").joinpath("data", name).read_text(encoding="utf-8"))
 
 
 class WriteError(CourseError, OSError):

@@ -6,13 +6,13 @@ and their fields are listed in `utils/data/families.json`.
 
 import json
 from collections.abc import Iterator
-from importlib import resources
 from numbers import Integral
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from utils.errors import CourseError
+from utils.files import records
 
 SYMBOLS = {
     "V": "vocab_size", "h": "hidden_size", "L": "num_hidden_layers",
@@ -40,11 +40,6 @@ class ConfigError(CourseError, ValueError):
     """A configuration or a number that no model can have; the message names the field, its value, what is allowed."""
 
 
-def records(name: str) -> Any:
-    """What a file of `utils/data` holds."""
-    return json.loads(resources.files("utils").joinpath("data", name).read_text(encoding="utf-8"))
-
-
 GQA = ("llama", "qwen2", "qwen3", "qwen3_moe", "deepseek")
 MLA = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa")
 DSA = ("deepseek_v32", "glm_moe_dsa")  # sparse attention by an indexer; GLM lets layers reuse a selection
@@ -62,7 +57,7 @@ _MAY_BE_NULL = {"q_lora_rank"}.union(*_FAMILIES["may"].values())  # where the cl
 _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers", "num_hash_layers")
 _SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias")
 _MLP_BIAS = ("llama", "deepseek_v2", "deepseek_v4")  # V3.2's class has the field without using it
-_LATENT = ("q_lora_rank", "kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")
+_LATENT = {*REQUIRED["deepseek_v2"]} - {*REQUIRED["deepseek"]}  # what only latent attention needs
 _STORAGE = ("torch_dtype", "dtype", "quantization_config")  # for `utils.formats`, with V4's expert_dtype
 _NOT_READ = (*_STORAGE, "model_type", "rope_scaling", "rope_parameters")  # kept from the transformers class
 
@@ -129,7 +124,7 @@ def of_the_course(config: Any) -> dict[str, Any]:
     if family == "deepseek_v2" and (given.get("use_mla") is False or given.get("kv_lora_rank", 1) is None):
         family = "deepseek"
         given = {name: value for name, value in given.items() if name not in (*_LATENT, "head_dim")}
-        given |= {"model_type": family, "n_group": None, "topk_group": None}
+        given["model_type"] = family
     meant = {"n_shared_experts": 0} | ({"n_group": 1, "topk_group": 1} if family in ("deepseek_v3", *DSA) else {})
     given |= {name: none for name, none in meant.items() if name in given and given[name] is None}
     return {name: _number(value) if name in _INTEGERS[family] else value for name, value in given.items()}
