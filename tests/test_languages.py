@@ -1,15 +1,16 @@
 """Chinese beside English: the glossary, titles and objectives, the Chinese README, and translated chapters."""
 
-import json
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
+from babel.messages.pofile import read_po
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from tools import __main__ as cli
-from tools import generated, languages, runner, translate
+from tools import generated, languages, runner
+from tools.website import sources, translate
 from utils import chapters, claims
 
 NUMBERS = [chapter.number for chapter in chapters.all_chapters()]
@@ -17,6 +18,7 @@ VERDICTS = [verdict for path in chapters.notebook_paths() for verdict in claims.
 HAN = re.compile(r"[\u4e00-\u9fff]")
 # Bold that ends with punctuation before a letter: Markdown does not read it as bold.
 NOT_BOLD = re.compile(r"\*\*[^*\n]+[：。，；？！、）]\*\*(?=[^\s*])")
+LINK = re.compile(r"\]\([^)]*\)|\$[^$]+\$")
 
 
 def objectives(number: str) -> int:
@@ -152,23 +154,15 @@ def test_the_readmes_show_the_same_commands():
     assert english <= chinese
 
 
-# ------------------------------------------------------------------------------------- translated chapters
+# ------------------------------------------------------------------------------------- the website's catalogs
+
+LOCALE = sources.SITE / "locale" / "zh_CN" / "LC_MESSAGES"
 
 
-@pytest.fixture
-def desk(tmp_path, monkeypatch) -> Path:
-    """Translations and results in a folder of their own; the notebooks are the real ones."""
-    monkeypatch.setattr(translate, "FOLDER", tmp_path / "translations")
-    monkeypatch.setattr(translate, "BUILD", tmp_path / "build")
-    return tmp_path / "translations" / "xx" / "05.json"
-
-
-def change(file: Path, **entries: object) -> None:
-    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | entries), encoding="utf-8")
-
-
-def first_cell(file: Path) -> tuple[str, dict[str, str]]:
-    return next(iter(json.loads(file.read_text(encoding="utf-8")).items()))
+def texts(name: str) -> dict[str, str]:
+    """English and Chinese of one page's catalog."""
+    with (LOCALE / f"{name}.po").open("rb") as file:
+        return {message.id: message.string for message in read_po(file) if message.id}
 
 
 @pytest.mark.parametrize("path", chapters.notebook_paths(), ids=lambda path: path.name[:2])
@@ -180,115 +174,48 @@ def test_cells_have_stable_ids_and_storing_keeps_them(path: Path):
     assert [cell.id for cell in again.cells] == ids
 
 
-def test_without_texts_only_links_change(desk):
-    translate.extract("05", "xx")
-    made, notes = translate.translate("05", "xx")
-    source = next(chapters.NOTEBOOKS.glob("05_*.ipynb")).read_text(encoding="utf-8")
-    assert made.read_text(encoding="utf-8").replace("../../notebooks/", "") == source
-    assert "](../../notebooks/01_architecture_math.ipynb)" in made.read_text(encoding="utf-8")
-    assert len(notes) == len(json.loads(desk.read_text(encoding="utf-8")))
+@pytest.mark.parametrize("path", sorted(LOCALE.rglob("*.po")), ids=lambda path: path.stem)
+def test_a_catalog_is_chinese_and_keeps_links_and_formulas(path: Path):
+    for english, text in texts(path.relative_to(LOCALE).with_suffix("").as_posix()).items():
+        assert HAN.search(text) and not NOT_BOLD.search(text), english
+        assert sorted(LINK.findall(text)) == sorted(LINK.findall(english)), english
 
 
-def test_a_text_takes_its_place_and_code_stays_the_same(desk):
-    translate.extract("05", "xx")
-    cell_id, entry = first_cell(desk)
-    change(desk, **{cell_id: entry | {"text": "# 五\n\n<!-- badge -->\n\n<!-- /badge -->"}})
-    made, notes = translate.translate("05", "xx")
-    old, new = (
-        json.loads(path.read_text(encoding="utf-8")) for path in (next(chapters.NOTEBOOKS.glob("05_*.ipynb")), made)
-    )
-    text = "".join(new["cells"][0]["source"])
-    assert text.startswith("# 五\n") and "min to read" in text
-    assert not any(cell_id in note for note in notes)
-    for before, after in zip(old["cells"], new["cells"], strict=True):
-        if before["cell_type"] == "code":
-            assert json.dumps(before) == json.dumps(after)
-        assert {k: v for k, v in before.items() if k != "source"} == {k: v for k, v in after.items() if k != "source"}
-    assert {k: v for k, v in old.items() if k != "cells"} == {k: v for k, v in new.items() if k != "cells"}
+@pytest.mark.parametrize("chapter", chapters.all_chapters(), ids=lambda chapter: chapter.number)
+def test_pages_and_notebooks_say_the_same_in_chinese(chapter: chapters.Chapter):
+    known, page = languages.chinese()["chapters"][chapter.number], texts(f"notebooks/{Path(chapter.file).stem}")
+    title = f"{chapter.number} · {chapter.title}"
+    assert page.get(title, title) == f"{chapter.number} · {known['title']}"  # a name stays as it is
+    assert page[f"**The question:** {chapter.question}"] == f"**本章的问题**：{known['question']}"
+    assert set(known["objectives"]) <= set(page.values())
+    board = texts("verdicts")
+    mine = [claim for claim in claims.ledger().values() if claim.chapter == chapter.number]
+    assert all(board[sources.plain(claim.claim)] == languages.chinese()["claims"][claim.id] for claim in mine)
 
 
-def test_a_stale_text_is_reported_and_kept_for_revision(desk):
-    translate.extract("05", "xx")
-    cell_id, entry = first_cell(desk)
-    change(desk, **{cell_id: entry | {"text": "旧的译文", "hash": "0" * 16}})
-    made, notes = translate.translate("05", "xx")
-    assert f"{cell_id}: its English has changed" in notes and "旧的译文" not in made.read_text(encoding="utf-8")
-    translate.extract("05", "xx")
-    assert first_cell(desk)[1] == entry | {"before": "旧的译文"}
-    translate.extract("05", "xx")
-    assert first_cell(desk)[1]["before"] == "旧的译文"
+def test_chapter_00_is_chinese_throughout_and_its_code_is_the_same():
+    path = next(chapters.NOTEBOOKS.glob("00_*.ipynb"))
+    old, new = nbformat.read(path, as_version=4), translate.translated(path, "zh_CN")
+    assert [cell for cell in new.cells if cell.cell_type == "code"] == [c for c in old.cells if c.cell_type == "code"]
+    for before, after in zip(old.cells, new.cells, strict=True):
+        if before.cell_type == "markdown":
+            blocks = [block for block in after.source.split("\n\n") if re.search("[a-z]{3}", block)]
+            assert not [block for block in blocks if not HAN.search(block) and "<!--" not in block], blocks
+            assert before.source.count("\n\n") - after.source.count("\n\n") in range(12)
+    nbformat.validate(new)
 
 
-def test_generated_parts_do_not_make_a_text_stale():
-    cell = {"source": ["# Title\n", "<!-- badge -->\n", "\n", "9 min\n", "<!-- /badge -->"]}
-    longer = {"source": ["# Title\n\n<!-- badge -->\n\n12 min, 3 GB\n\n<!-- /badge -->\n\n<!-- zh -->x<!-- /zh -->"]}
-    assert translate._english(cell)["hash"] == translate._english(longer)["hash"]
-    assert "min" not in translate._english(longer)["english"]
-    assert translate._english(cell)["hash"] != translate._english({"source": ["# A title"]})["hash"]
+def test_a_text_takes_its_place_only_where_it_is_the_whole(tmp_path, monkeypatch):
+    source = "# holds\n\n> It holds\n> well.\n\n| holds | a |\n|---|---|\n| b | holds |\n\n1. holds\n\nIt holds."
+    nbformat.write(new_notebook(cells=[new_markdown_cell(source)]), tmp_path / "05_x.ipynb")
+    catalog = tmp_path / "locale" / "xx" / "LC_MESSAGES" / "notebooks" / "05_x.po"
+    catalog.parent.mkdir(parents=True)
+    catalog.write_text('msgid "holds"\nmsgstr "YES"\n\nmsgid "It holds well."\nmsgstr "GOOD"\n')
+    monkeypatch.setattr(translate, "SITE", tmp_path)
+    [cell] = translate.translated(tmp_path / "05_x.ipynb", "xx").cells
+    assert cell.source == "# YES\n\n> GOOD\n\n| YES | a |\n|---|---|\n| b | YES |\n\n1. YES\n\nIt holds."
 
 
-def test_a_cell_that_is_gone_is_dropped_by_extract(desk):
-    translate.extract("05", "xx")
-    change(desk, gone={"text": "x", "hash": "y"})
-    translate.extract("05", "xx")
-    assert "gone" not in desk.read_text()
-
-
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        ({"no-such-cell": {"text": "x", "hash": "y"}}, "'no-such-cell' is not in the notebook"),
-        ({"c05-002": {"text": "x", "hash": "y"}}, "'c05-002' is a code cell"),
-        ({"c05-003": {"hash": "y"}}, "no translation file: KeyError: 'text'"),
-        ({"c05-003": {"text": 5}}, "no translation file: TypeError"),
-        ({"c05-003": "text"}, "no translation file: TypeError"),
-    ],
-)
-def test_an_entry_that_does_not_fit_is_an_error(desk, entries, message):
-    translate.extract("05", "xx")
-    change(desk, **entries)
-    with pytest.raises(translate.TranslationError, match=re.escape(message)):
-        translate.translate("05", "xx")
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "5", ""])
-def test_a_broken_file_is_an_error_and_extract_leaves_it(desk, text):
-    desk.parent.mkdir(parents=True)
-    desk.write_text(text)
-    for act in (translate.translate, translate.extract):
-        with pytest.raises(translate.TranslationError, match=r"05\.json is no translation file"):
-            act("05", "xx")
-    assert desk.read_text() == text
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["translate", "77"], "no chapter '77'; there are 00, 01"),
-        (["translate", "05", "--language", "xy"], "no xy translation of 05 (there are: zh-CN 00"),
-        (["translate", "05", "--language", "../x", "--extract"], "unknown language '../x'"),
-    ],
-)
-def test_bad_input_is_one_clear_line(arguments, message, capsys):
-    assert cli.main(arguments) == 2
-    error = capsys.readouterr().err
-    assert message in error and len(error.strip().splitlines()) == 1
-
-
-def test_the_shell_extracts_and_translates(desk, capsys):
-    assert cli.main(["translate", "05", "--language", "xx", "--extract"]) == 0
-    assert cli.main(["translate", "05", "--language", "xx"]) == 0
-    printed = capsys.readouterr().out
-    assert "stays English: c05-000: not translated yet" in printed and "05_quantization.ipynb" in printed
-
-
-def test_the_shipped_translations_are_complete_and_current(tmp_path, monkeypatch):
-    monkeypatch.setattr(translate, "BUILD", tmp_path)
-    files = sorted(translate.FOLDER.glob("*/*.json"))
-    assert files
-    for file in files:
-        made, notes = translate.translate(file.stem, file.parent.name)
-        assert notes == []
-        texts = [entry["text"] for entry in json.loads(file.read_text(encoding="utf-8")).values()]
-        assert all(HAN.search(text) and not NOT_BOLD.search(text) for text in texts)
-        nbformat.validate(nbformat.read(made, as_version=4))
+def test_an_unknown_language_is_one_clear_line(capsys):
+    assert cli.main(["site", "--language", "xy"]) == 2
+    assert capsys.readouterr().err.strip() == "no language 'xy'; there are en, zh_CN"

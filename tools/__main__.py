@@ -149,22 +149,6 @@ def site(
     raise typer.Exit(build.build(pdf=pdf, only=only, language=language))
 
 
-@app.command()
-def translate(
-    chapter: Annotated[str, Argument(metavar="05", help="chapter number")],
-    language: Annotated[str, Option(metavar="CODE")] = "zh-CN",
-    extract: Annotated[bool, Option("--extract", help="write or update the translation file instead")] = False,
-) -> None:
-    """Write a chapter in another language to build/."""
-    from tools import translate as translations
-
-    if extract:
-        print(f"Fill in: {translations.extract(chapter, language)}")
-        return
-    made, notes = translations.translate(chapter, language)
-    print("\n".join([*(f"stays English: {note}" for note in notes), f"Written: {made}"]))
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns its exit code."""
     return exit_code(app, "python -m tools", arguments)

@@ -18,6 +18,7 @@ from utils import chapters, files
 TEMPLATES = chapters.ROOT / "site" / "templates"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # Badges, the marks of generated parts, and links into Colab are for notebooks.
+OTHER_LANGUAGE = re.compile(r"<details lang=.*?</details>", re.DOTALL)
 FOR_NOTEBOOKS = re.compile(r"^\[!\[.*open-in-colab.*$|<!-- /?[\w-]+ -->| \(\[in Colab\]\([^)]*\)\)", re.MULTILINE)
 
 

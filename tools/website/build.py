@@ -3,34 +3,50 @@
 import shutil
 from pathlib import Path
 
+import nbformat
 from sphinx.cmd.build import main as sphinx_build
 
 from tools.choices import choose
-from tools.website import prints, slides, sources
-from utils import chapters
+from tools.website import prints, slides, sources, translate
+from utils import chapters, files
+from utils.errors import CourseError
 
 BUILD = chapters.ROOT / "build" / "site"
 
 
+class LanguageError(CourseError, ValueError):
+    """A language that the website does not have."""
+
+
 def build(folder: Path = BUILD, *, pdf: bool = False, only: str | None = None, language: str = "en") -> int:
-    """Build the website in `folder`/html; returns 0, or Sphinx's exit code: a warning is an error.
+    """Build the website in `folder`/html, another language in `folder`/LANGUAGE. A warning of Sphinx is an error.
+
+    Returns 0, or Sphinx's exit code.
 
     Raises:
         ChoiceError: no such chapter.
+        LanguageError: no such language.
         BrowserError: PDF files are wanted, and no browser prints them.
     """
+    known = ["en", *sorted(path.name for path in (sources.SITE / "locale").iterdir())]
+    if language not in known:
+        raise LanguageError(f"no language {language!r}; there are {', '.join(known)}")
     browser = prints.find_chromium() if pdf else ""
     titles = sources.prints()
     printed = choose(only, {name[:2]: name for name in titles if name != "book"}, "chapter") if only else list(titles)
     html = folder / ("html" if language == "en" else language)
-    sources.write_sources(folder / "source", printed if pdf else [])
+    sources.write_sources(folder / "source", printed if pdf else [], language)
     for older in html.rglob("*.pdf"):  # of pages that may have changed
         older.unlink()
-    options = ["-q", "-a", "-W", "--keep-going", "-c", str(sources.SITE), "-d", str(folder / "doctrees")]
+    options = ["-q", "-a", "-W", "--keep-going", "-c", str(sources.SITE), "-d", str(folder / "doctrees" / language)]
     if code := sphinx_build([*options, "-D", f"language={language}", str(folder / "source"), str(html)]):
         return code
-    for notebook in chapters.notebook_paths():  # the download button gives what JupyterLab opens
-        shutil.copy(notebook, html / "_sources" / "notebooks")
+    for path in chapters.notebook_paths():  # the download button gives what JupyterLab opens
+        target = html / "_sources" / "notebooks" / path.name
+        if language == "en":
+            shutil.copy(path, target)
+        else:
+            files.write(target, nbformat.writes(translate.translated(path, language)) + "\n")
     for unused in html.rglob("*.map"):  # for those who develop the theme
         unused.unlink()
     slides.write_decks(html / "slides")

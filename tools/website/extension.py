@@ -65,21 +65,23 @@ def _give_alt_texts(app: Sphinx, doctree: nodes.document) -> None:
 def _explain_words(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if not docname.startswith("notebooks/"):
         return
-    meanings = {term.anchor: term.definition for term in languages.glossary()}
+    chinese = app.config.language == "zh_CN"
+    meanings = {term.anchor: term.definition_zh if chinese else term.definition for term in languages.glossary()}
     home = app.builder.get_relative_uri(docname, GLOSSARY) + "#"
     number = docname.removeprefix("notebooks/")[:2]
     for term in languages.glossary():
         if number in term.chapters:
-            _link_first(doctree, term.term, home + term.anchor)
+            words = rf"\b{re.escape(term.term)}s?\b" + (f"|{re.escape(term.zh)}" if chinese else "")
+            _link_first(doctree, words, home + term.anchor)
     for link in list(doctree.findall(nodes.reference)):
         uri = link.get("refuri", "")
         if uri.startswith(home) and uri.removeprefix(home) in meanings:
             link.replace_self(nodes.abbreviation("", "", link.deepcopy(), explanation=meanings[uri.removeprefix(home)]))
 
 
-def _link_first(doctree: nodes.document, word: str, uri: str) -> None:
-    """Link the first place where running text says a word."""
-    pattern = re.compile(rf"\b{re.escape(word)}s?\b", re.IGNORECASE)
+def _link_first(doctree: nodes.document, words: str, uri: str) -> None:
+    """Link the first place where running text says what a pattern describes."""
+    pattern = re.compile(words, re.IGNORECASE)
     for text in _running_text(doctree):
         if found := pattern.search(text):
             start, end = found.span()

@@ -19,7 +19,6 @@ from utils.claims import VERDICT_MIME
 
 WORDS = 120  # of a text on one slide
 CODE_LINES, COLUMNS = 14, 104  # the most code that fits
-_CHINESE = re.compile(r"<!-- zh -->.*?<!-- /zh -->", re.DOTALL)
 
 
 class _Exporter(pages.Exporter, SlidesExporter):
@@ -29,7 +28,7 @@ class _Exporter(pages.Exporter, SlidesExporter):
 def slide(cell: NotebookNode) -> NotebookNode:
     """What a slide shows of a cell."""
     if cell.cell_type == "markdown":
-        cell.source = _beginning(pages.FOR_NOTEBOOKS.sub("", _CHINESE.sub("", cell.source)))
+        cell.source = _beginning(pages.FOR_NOTEBOOKS.sub("", pages.OTHER_LANGUAGE.sub("", cell.source)))
         return cell
     shown = [o for o in cell.outputs if {"image/png", VERDICT_MIME} & o.get("data", {}).keys()]
     lines = cell.source.splitlines()

@@ -109,12 +109,13 @@ def table(rows: list[list[str]]) -> str:
     return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]])
 
 
-def write_sources(folder: Path, pdf: Collection[str] = ()) -> None:
+def write_sources(folder: Path, pdf: Collection[str] = (), language: str = "en") -> None:
     """Write the notebooks and pages for Sphinx; what has not changed keeps its time, and what has left is removed.
 
     Args:
         folder: where to.
         pdf: the prints (by their names) of which there will be PDF files, too.
+        language: what stands in two languages in a notebook stands here in this one alone, if it is not English.
     """
     alt = re.search(r"!\[(.*)\]\(docs/where", (chapters.ROOT / "README.md").read_text(encoding="utf-8"))
     values = {
@@ -131,7 +132,10 @@ def write_sources(folder: Path, pdf: Collection[str] = ()) -> None:
         for page in (SITE / "pages").glob("*.md")
     }
     for path in chapters.notebook_paths():
-        notebook = chapter(nbformat.read(path, as_version=4))
+        notebook = nbformat.read(path, as_version=4)
+        if language != "en":
+            notebook.cells[1].source = pages.OTHER_LANGUAGE.sub("", notebook.cells[1].source)
+        notebook = chapter(notebook)
         written[Path("notebooks", path.name)] = nbformat.writes(notebook).encode()
     for path in (Path("docs", name) for name in ("glossary.md", "workshop.md", generated.FIGURE.name)):
         written[path] = (chapters.ROOT / path).read_bytes()
