@@ -6,6 +6,7 @@ import nbformat
 import numpy as np
 import pytest
 
+from tools import generated
 from utils import claims
 
 
@@ -141,5 +142,5 @@ def test_saved_verdicts_are_read_from_a_notebook(tmp_path, shown):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     (found,) = claims.saved_verdicts(path)
     assert (found.claim, found.verdict, found.measured, found.chapter) == ("C09", "refuted", "4.9 %", "01")
-    board = claims.scoreboard([found])
+    board = generated.scoreboard([found])
     assert "| C09 |" in board and "1 of 33 claims are judged" in board

@@ -205,7 +205,7 @@ def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[]
     return {
         "README.md": lambda: {
             "map": chapters.course_map("notebooks/", words),
-            "verdicts": claims.scoreboard(verdicts),
+            "verdicts": scoreboard(verdicts),
             "colab": _if_published("[Open chapter 00 in Colab]({}).", known[0].file)
             or "As long as the course has no address on GitHub, there are no badges.",
         },
@@ -216,6 +216,15 @@ def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[]
         "docs/glossary.md": lambda: {"terms": languages.glossary_terms(known)},
         "docs/workshop.md": lambda: {"parts": parts_table()} | workshop.tables(known, seconds),
     }
+
+
+def scoreboard(verdicts: list[claims.Verdict]) -> str:
+    """A Markdown table of verdicts, and a line that counts the claims still waiting for their chapter."""
+    rows = ["| claim | the article says | verdict | measured | chapter |", "|---|---|---|---|---|"]
+    for found in sorted(verdicts, key=lambda found: found.claim):
+        text, measured = (value.replace("|", "\\|") for value in (found.text, found.measured))
+        rows.append(f"| {found.claim} | {text} | **{found.verdict}** | {measured} | {found.chapter} |")
+    return "\n".join(rows) + f"\n\n{len(verdicts)} of {len(claims.ledger())} claims are judged."
 
 
 def parts_table() -> str:

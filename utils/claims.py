@@ -214,12 +214,3 @@ def saved_verdicts(notebook: Path) -> list[Verdict]:
     cells: list[dict[str, Any]] = json.loads(Path(notebook).read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return [Verdict(**output["data"][VERDICT_MIME]) for output in outputs if VERDICT_MIME in output.get("data", {})]
-
-
-def scoreboard(verdicts: list[Verdict]) -> str:
-    """A Markdown table of verdicts, and a line that counts the claims still waiting for their chapter."""
-    rows = ["| claim | the article says | verdict | measured | chapter |", "|---|---|---|---|---|"]
-    for found in sorted(verdicts, key=lambda found: found.claim):
-        text, measured = (value.replace("|", "\\|") for value in (found.text, found.measured))
-        rows.append(f"| {found.claim} | {text} | **{found.verdict}** | {measured} | {found.chapter} |")
-    return "\n".join(rows) + f"\n\n{len(verdicts)} of {len(ledger())} claims are judged."

@@ -61,13 +61,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Score:
-    """What a model got right.
+    """What a model got right: macro accuracy, the mean of the accuracies of the chapters.
 
-    Attributes:
-        accuracy: macro accuracy: the mean of the accuracies of the chapters.
-        low, high: 95 % bootstrap interval; whole families are drawn, because their members are alike.
-        by_chapter: accuracy of each chapter.
-        predicted: the predicted chapter of each row.
+    `low` and `high` are its 95 % bootstrap interval; whole families are drawn, because their members are alike.
+    `predicted` holds the predicted chapter of each row.
     """
 
     accuracy: float
@@ -236,18 +233,11 @@ def batches(
 def label_logits(
     model: PreTrainedModel, ids: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Logits of the label tokens where each prompt ends; the head computes no other position.
+    """Float32 logits (batch, 21) of the label tokens where each prompt ends; the head computes no other position.
 
-    A bfloat16 model is run under autocast, so that adapters may keep float32 weights. Any other model is run as it is.
-
-    Args:
-        model: a causal language model, with or without adapters.
-        ids: (batch, tokens), padded on the right.
-        lengths: (batch,) tokens of each prompt.
-        labels: (21,) from `label_ids`.
-
-    Returns:
-        Float32 logits of shape (batch, 21).
+    Takes a causal language model, with or without adapters; ids (batch, tokens), padded on the right; lengths (batch,);
+    and labels (21,) from `label_ids`. A bfloat16 model is run under autocast, so that adapters may keep float32
+    weights. Any other model is run as it is.
     """
     ids, rows, ends = (t.to(model.device) for t in (ids, torch.arange(len(ids)), lengths - 1))
     half = model.dtype == torch.bfloat16
