@@ -343,6 +343,7 @@ def test_the_report_is_for_everybody(browser: Browser, build: Path, scheme: str,
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("myst_nb")
     folder = tmp_path_factory.mktemp("site")
     assert website.build(folder) == 0
     return folder / "html"

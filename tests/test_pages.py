@@ -197,3 +197,9 @@ def test_chromium_prints_a_page(page):
         pytest.skip(str(error))
     content = prints.write_pdf(page, browser).read_bytes()
     assert content.startswith(b"%PDF") and b"%%EOF" in content[-32:] and b"/StructTreeRoot" in content
+
+
+def test_without_sphinx_the_site_is_one_clear_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "sphinx.cmd.build", None)
+    assert cli.main(["site"]) == 2
+    assert capsys.readouterr().err.strip() == 'the website needs the extra "site": python -m pip install ".[site]"'

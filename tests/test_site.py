@@ -13,7 +13,6 @@ from tools import languages
 from tools.website import build, prints, sources
 from utils import chapters, claims, exercises
 
-pytest.importorskip("myst_nb")
 pytestmark = pytest.mark.slow
 VOID = re.compile(r"\s+")
 
@@ -21,6 +20,7 @@ VOID = re.compile(r"\s+")
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the built website. Sphinx takes its warnings as errors."""
+    pytest.importorskip("myst_nb")
     folder = tmp_path_factory.mktemp("site")
     assert build.build(folder) == 0
     return folder / "html"

@@ -4,7 +4,6 @@ import shutil
 from pathlib import Path
 
 import nbformat
-from sphinx.cmd.build import main as sphinx_build
 
 from tools.choices import choose
 from tools.website import prints, slides, sources, translate
@@ -14,8 +13,8 @@ from utils.errors import CourseError
 BUILD = chapters.ROOT / "build" / "site"
 
 
-class LanguageError(CourseError, ValueError):
-    """A language that the website does not have."""
+class SiteError(CourseError, ValueError):
+    """A language that the website does not have, or Sphinx is not installed."""
 
 
 def build(folder: Path = BUILD, *, pdf: bool = False, only: str | None = None, language: str = "en") -> int:
@@ -25,12 +24,16 @@ def build(folder: Path = BUILD, *, pdf: bool = False, only: str | None = None, l
 
     Raises:
         ChoiceError: no such chapter.
-        LanguageError: no such language.
+        SiteError: no such language, or no Sphinx.
         BrowserError: PDF files are wanted, and no browser prints them.
     """
+    try:
+        from sphinx.cmd.build import main as sphinx_build
+    except ImportError:
+        raise SiteError('the website needs the extra "site": python -m pip install ".[site]"') from None
     known = ["en", *sorted(path.name for path in (sources.SITE / "locale").iterdir())]
     if language not in known:
-        raise LanguageError(f"no language {language!r}; there are {', '.join(known)}")
+        raise SiteError(f"no language {language!r}; there are {', '.join(known)}")
     browser = prints.find_chromium() if pdf else ""
     titles = sources.prints()
     printed = choose(only, {name[:2]: name for name in titles if name != "book"}, "chapter") if only else list(titles)

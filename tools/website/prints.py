@@ -7,14 +7,16 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
-from sphinx.application import Sphinx
 
 from tools.website.sources import GLOSSARY, VARIANTS, prints
 from utils import files
 from utils.errors import CourseError
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 PDF_SECONDS = 180  # what the browser may take for one file
 BROWSERS = (
@@ -41,13 +43,13 @@ class BrowserError(CourseError, RuntimeError):
 # ------------------------------------------------------------------------------------------------------------ HTML
 
 
-def keep_body(app: Sphinx, pagename: str, templatename: str, context: Values, doctree: Any) -> None:
+def keep_body(app: "Sphinx", pagename: str, templatename: str, context: Values, doctree: Any) -> None:
     """Keep what Sphinx wrote of a chapter or the glossary, until all are there."""
     if doctree is not None and (pagename.startswith("notebooks/") or pagename == GLOSSARY):
         vars(app).setdefault("course_bodies", {})[pagename] = context["body"]
 
 
-def write_pages(app: Sphinx, exception: Exception | None) -> None:
+def write_pages(app: "Sphinx", exception: Exception | None) -> None:
     """Write the pages to print, when Sphinx is done: each chapter and the book, in both variants."""
     bodies = vars(app).get("course_bodies", {})
     book: dict[str, list[Values]] = {variant: [] for variant in VARIANTS}
