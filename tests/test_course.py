@@ -78,9 +78,8 @@ def test_recorded_measurements_appear_on_the_map_rounded_up(small_course):
     ran = [{"number": n, "status": "ok", "seconds": s, "peak_mb": 1234.5} for n, s in (("00", 20.2), ("01", 41))]
     generated.record(ran)
     generated.refresh()
-    readme = (small_course / "README.md").read_text()
-    assert "20 s | 1.3 GB" in readme and "45 s | 1.3 GB" in readme
-    assert "20 s" not in chapters.course_map()
+    assert "runs in 20 s on 2 cores · 1.3 GB of memory" in cell(small_course, "00_x.ipynb", 0).source
+    assert "runs in 45 s on 2 cores · 1.3 GB of memory" in cell(small_course, "01_x.ipynb", 0).source
 
 
 def test_a_failed_chapter_records_nothing(small_course):

@@ -9,7 +9,8 @@ badges, set-up cells and links point to; without one they are not shown, because
 import base64
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -204,27 +205,27 @@ def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[]
     seconds = {number: found.seconds for number, found in figures.items()}
     return {
         "README.md": lambda: {
-            "map": chapters.course_map("notebooks/", words),
-            "verdicts": scoreboard(verdicts),
+            "map": chapters.course_map("notebooks/"),
+            "verdicts": tally(verdicts),
             "colab": _if_published("[Open chapter 00 in Colab]({}).", known[0].file)
             or "As long as the course has no address on GitHub, there are no badges.",
         },
         "README.zh-CN.md": lambda: {
             "map": languages.chapter_map([(chapter, *words[chapter.number]) for chapter in known]),
-            "verdicts": languages.scoreboard(verdicts),
+            "verdicts": languages.tally(verdicts),
         },
+        "docs/verdicts.zh-CN.md": lambda: {"verdicts": languages.scoreboard(verdicts)},
         "docs/glossary.md": lambda: {"terms": languages.glossary_terms(known)},
         "docs/workshop.md": lambda: {"parts": parts_table()} | workshop.tables(known, seconds),
     }
 
 
-def scoreboard(verdicts: list[claims.Verdict]) -> str:
-    """A Markdown table of verdicts, and a line that counts the claims still waiting for their chapter."""
-    rows = ["| claim | the article says | verdict | measured | chapter |", "|---|---|---|---|---|"]
-    for found in sorted(verdicts, key=lambda found: found.claim):
-        text, measured = (value.replace("|", "\\|") for value in (found.text, found.measured))
-        rows.append(f"| {found.claim} | {text} | **{found.verdict}** | {measured} | {found.chapter} |")
-    return "\n".join(rows) + f"\n\n{len(verdicts)} of {len(claims.ledger())} claims are judged."
+def tally(verdicts: Sequence[claims.Verdict]) -> str:
+    """How many claims hold, hold under a condition, and are refuted, in one line."""
+    kinds = Counter("hold under a condition" if " if " in v.verdict else v.verdict for v in verdicts)
+    kinds = Counter({{"holds": "hold", "refuted": "are refuted"}.get(kind, kind): n for kind, n in kinds.items()})
+    counts = ", ".join(f"**{count} {kind}**" for kind, count in kinds.most_common())
+    return f"{len(verdicts)} of {len(claims.ledger())} claims are judged: {counts or 'none'}."
 
 
 def parts_table() -> str:

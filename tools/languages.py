@@ -53,8 +53,11 @@ def anchor(heading: str) -> str:
     return re.sub(r"[^a-z0-9_ -]", "", heading.lower()).replace(" ", "-")
 
 
+TEXTS = chapters.ROOT / "site"
+
+
 def _data(name: str) -> Any:
-    return json.loads((chapters.ROOT / "site" / name).read_text(encoding="utf-8"))
+    return json.loads((TEXTS / name).read_text(encoding="utf-8"))
 
 
 @functools.cache
@@ -131,15 +134,24 @@ def chapter_map(measured: Iterable[tuple["Chapter", str, str]], links: str = "no
 def scoreboard(verdicts: Sequence[Verdict]) -> str:
     """The verdicts as a Markdown table in Chinese, and a line that counts them."""
     rows = ["| 编号 | 文章的说法 | 判定 | 章 |", "|---|---|---|---|"]
-    outcomes: Counter[str] = Counter()
     for found in sorted(verdicts, key=lambda found: found.claim):
-        kind, _, condition = found.verdict.partition("holds if ")
-        outcome = OUTCOMES["holds if" if condition else kind]
-        outcomes[outcome] += 1
+        condition = found.verdict.partition("holds if ")[2]
+        outcome = _outcome(found)
         known = chinese()["conditions"].get(condition)
         text = chinese()["claims"].get(found.claim, found.text).replace("|", "\\|")
         rows.append(f"| {found.claim} | {text} | **{outcome}**{f'：{known}' if known else ''} | {found.chapter} |")
+    return "\n".join(rows) + f"\n\n{tally(verdicts)}"
+
+
+def _outcome(found: Verdict) -> str:
+    kind, condition, _ = found.verdict.partition("holds if ")
+    return OUTCOMES["holds if" if condition else kind]
+
+
+def tally(verdicts: Sequence[Verdict]) -> str:
+    """How many claims have which verdict, in one line."""
+    outcomes = Counter(map(_outcome, verdicts))
     counts = "，".join(f"{outcome} {outcomes[outcome]} 条" for outcome in OUTCOMES.values() if outcomes[outcome])
     done = len(verdicts) == len(ledger())
     judged = f"{len(ledger())} 条均已判定" if done else f"{len(ledger())} 条中 {len(verdicts)} 条已判定"
-    return "\n".join(rows) + f"\n\n{judged}：{counts}。"
+    return f"{judged}：{counts}。"
