@@ -12,7 +12,7 @@ def test_every_topic_has_lines():
 
     assert {"attention", "models", "training"} <= set(bench.topics())
     for topic in bench.topics():
-        assert callable(importlib.import_module(f"tools.bench.{topic}").lines)
+        assert callable(importlib.import_module(f"tools.bench.{topic}").measured_lines)
 
 
 def test_an_unknown_topic_names_the_known_ones():
@@ -21,8 +21,8 @@ def test_an_unknown_topic_names_the_known_ones():
 
 
 def test_chosen_topics_are_printed_in_order(monkeypatch, capsys):
-    monkeypatch.setattr(training, "lines", lambda: iter(["one", "two"]))
-    monkeypatch.setattr(attention, "lines", lambda: iter(["three"]))
+    monkeypatch.setattr(training, "measured_lines", lambda: iter(["one", "two"]))
+    monkeypatch.setattr(attention, "measured_lines", lambda: iter(["three"]))
     bench.print_ratios("training,attention")
     assert capsys.readouterr().out.split("\n")[1:] == ["", "attention", "  three", "", "training", "  one", "  two", ""]
 

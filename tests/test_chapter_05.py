@@ -280,11 +280,11 @@ def test_gptq_and_awq_lose_less_of_the_output_than_plain_rounding():
 
 def test_the_bench_says_what_is_missing(monkeypatch):
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
-    assert bench.missing("torchao") == "torchao is not installed"
-    assert bench.missing("quantize_dynamic") == ""
+    assert bench.lacks("torchao") == "torchao is not installed"
+    assert bench.lacks("quantize_dynamic") == ""
     monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(bench.shutil, "which", lambda name: None)
-    assert bench.missing("torchao, compiled") == "there is no C++ compiler"
-    assert bench.missing("torchao") == ""
+    assert bench.lacks("torchao, compiled") == "there is no C++ compiler"
+    assert bench.lacks("torchao") == ""
     monkeypatch.setattr(bench, "int_mm_is_exact", lambda: False)
-    assert bench.missing("from scratch") == "torch._int_mm overflows on this processor"
+    assert bench.lacks("from scratch") == "torch._int_mm overflows on this processor"

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from lifting import lift
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from tools.bench import batching
 from utils import exercises
 
 Request, Batch, generate, agree, make_trace, serve, computed, useful, clock_seconds = lift(
@@ -280,26 +279,3 @@ def test_an_engine_that_fails_is_stopped(tiny, crowd, monkeypatch):
 def test_two_slots_need_the_passes_of_the_exercise():
     four = [Request(i, 0.0, 1, new) for i, new in enumerate((8, 2, 2, 2))]
     assert len(continuous(four, 2, 8)[1]) == exercises.get("07.4").answer
-
-
-# ------------------------------------------------------------------------------------------------- make bench
-
-
-def test_the_benchmark_packs_everyone_once_and_pads_less_within_a_budget():
-    lengths = batching.LENGTHS
-    ordered, budgeted = batching.in_order(lengths, batching.ROWS), batching.within_budget(lengths, batching.BUDGET)
-    for batches in (ordered, budgeted):
-        assert sorted(place for batch in batches for place in batch) == list(range(len(lengths)))
-    assert all(len(batch) * max(lengths[p] for p in batch) <= batching.BUDGET for batch in budgeted)
-    assert batching.padding(lengths, budgeted) < batching.padding(lengths, ordered)
-    assert batching.padding([8, 2], [[0, 1]]) == pytest.approx(6 / 16)
-    with pytest.raises(ValueError, match="192 tokens does not fit a budget of 100"):
-        batching.within_budget([192, 3], 100)
-
-
-def test_the_benchmark_prints_padding_and_ratios(tiny, monkeypatch):
-    monkeypatch.setattr(batching.models, "load_language_model", lambda: tiny)
-    monkeypatch.setattr(batching, "LENGTHS", [4, 9, 30, 5])
-    monkeypatch.setattr(batching, "_prompts", lambda: [[1 + k % 90 for k in range(n)] for n in (4, 9, 30, 5)])
-    found = list(batching.lines())
-    assert found[0].startswith("padding: ") and all("interval" in line for line in found[1:]) and len(found) == 5

@@ -142,5 +142,4 @@ def test_saved_verdicts_are_read_from_a_notebook(tmp_path, shown):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     (found,) = claims.saved_verdicts(path)
     assert (found.claim, found.verdict, found.measured, found.chapter) == ("C09", "refuted", "4.9 %", "01")
-    board = generated.scoreboard([found])
-    assert "| C09 |" in board and "1 of 33 claims are judged" in board
+    assert generated.tally([found]) == "1 of 33 claims are judged: **1 are refuted**."

@@ -212,7 +212,7 @@ def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[]
         },
         "README.zh-CN.md": lambda: {
             "map": languages.chapter_map([(chapter, *words[chapter.number]) for chapter in known]),
-            "verdicts": languages.tally(verdicts),
+            "verdicts": languages.chinese_tally(verdicts),
         },
         "docs/verdicts.zh-CN.md": lambda: {"verdicts": languages.scoreboard(verdicts)},
         "docs/glossary.md": lambda: {"terms": languages.glossary_terms(known)},

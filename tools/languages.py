@@ -140,7 +140,7 @@ def scoreboard(verdicts: Sequence[Verdict]) -> str:
         known = chinese()["conditions"].get(condition)
         text = chinese()["claims"].get(found.claim, found.text).replace("|", "\\|")
         rows.append(f"| {found.claim} | {text} | **{outcome}**{f'：{known}' if known else ''} | {found.chapter} |")
-    return "\n".join(rows) + f"\n\n{tally(verdicts)}"
+    return "\n".join(rows) + f"\n\n{chinese_tally(verdicts)}"
 
 
 def _outcome(found: Verdict) -> str:
@@ -148,7 +148,7 @@ def _outcome(found: Verdict) -> str:
     return OUTCOMES["holds if" if condition else kind]
 
 
-def tally(verdicts: Sequence[Verdict]) -> str:
+def chinese_tally(verdicts: Sequence[Verdict]) -> str:
     """How many claims have which verdict, in one line."""
     outcomes = Counter(map(_outcome, verdicts))
     counts = "，".join(f"{outcome} {outcomes[outcome]} 条" for outcome in OUTCOMES.values() if outcomes[outcome])

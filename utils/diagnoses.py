@@ -51,7 +51,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class Split:
+class DataSplit:
     """Three sets that share no family and no text: training, validation (10 a chapter) and test (30 a chapter)."""
 
     train: tuple[Diagnosis, ...]
@@ -96,7 +96,7 @@ def catalog() -> tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...]]:
 
 
 @functools.cache
-def split(train_each: int = 300) -> Split:
+def split(train_each: int = 300) -> DataSplit:
     """The task's three sets. Validation and test never change; `train_each` only lengthens the training set.
 
     Test and validation hold diagnoses, 30 and 10 a chapter. Training rows are diagnoses and other names. Each set takes
@@ -119,7 +119,7 @@ def split(train_each: int = 300) -> Split:
                 "train": (families[rest:], train_each, all_names),
             }[side]
             sides[side] += _in_turn([source[chapter][name] for name in names], size, taken)
-    found = Split(**{name: tuple(sorted(rows, key=lambda row: _order(row.text))) for name, rows in sides.items()})
+    found = DataSplit(**{name: tuple(sorted(rows, key=lambda row: _order(row.text))) for name, rows in sides.items()})
     check_split(found.train, found.validation)
     check_split((*found.train, *found.validation), found.test)
     return found

@@ -1,6 +1,6 @@
 """Side-by-side measurements for `make bench`, one module a topic.
 
-Each module has a function `lines()` that yields what to print, line by line, as soon as it is measured.
+Each module has a function `measured_lines()` that yields what to print, line by line, as soon as it is measured.
 """
 
 import importlib
@@ -24,5 +24,5 @@ def print_ratios(only: str | None = None) -> None:
     print("Ratios of time, median of pairs with quartiles; above 1 the second way is faster.", flush=True)
     for name in wanted:
         print(f"\n{name}", flush=True)
-        for line in importlib.import_module(f"{__name__}.{name}").lines():
+        for line in importlib.import_module(f"{__name__}.{name}").measured_lines():
             print(f"  {line}", flush=True)

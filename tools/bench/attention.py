@@ -50,7 +50,7 @@ def forms(context: int) -> dict[str, object]:
 
 
 @torch.no_grad()
-def lines() -> Iterator[str]:
+def measured_lines() -> Iterator[str]:
     """Ratios for each context; the last column is what the expanded cache holds over what the latent one holds."""
     larger = HEADS * (NOPE + ROPE + VALUE) / (LATENT + ROPE)
     for context in CONTEXTS:

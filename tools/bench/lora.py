@@ -68,7 +68,7 @@ def trainer(model: PeftModel, tokenizer, rows: Sequence[diagnoses.Diagnosis], fo
     return made
 
 
-def lines() -> Iterator[str]:
+def measured_lines() -> Iterator[str]:
     """Time for the same diagnoses, then accuracy after the same time."""
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers by an old name
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # would like one more package

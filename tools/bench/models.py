@@ -41,7 +41,7 @@ def _decoding() -> measure.Ratio:
     return measure.paired_ratio(generate(False), generate(True), pairs=5)
 
 
-def lines() -> Iterator[str]:
+def measured_lines() -> Iterator[str]:
     """Each ratio with its spread."""
     yield f"count V3: meta device / closed form           {_counting()}"
     yield f"forward, 256 tokens: eager / sdpa attention   {_forward({'attention': 'eager'}, {})}"

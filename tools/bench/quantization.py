@@ -98,7 +98,7 @@ WAYS: dict[str, Callable[[PreTrainedModel], nn.Module]] = {
 }
 
 
-def missing(way: str) -> str:
+def lacks(way: str) -> str:
     """What this machine lacks for a way; empty if nothing."""
     if way.startswith("torchao") and importlib.util.find_spec("torchao") is None:
         return "torchao is not installed"
@@ -122,7 +122,7 @@ def _bytes(tensor: torch.Tensor) -> int:
     return sum(part.numel() * part.element_size() for part in parts)
 
 
-def lines() -> Iterator[str]:
+def measured_lines() -> Iterator[str]:
     """A table, one way a line."""
     plain, tokenizer = models.load_language_model().cpu(), models.load_tokenizer()
     text = corpus.reference()["reference/objects"][:3000]
@@ -144,7 +144,7 @@ def lines() -> Iterator[str]:
 
     yield f"{'INT8 against FP32':<18} {f'prefill, {PREFILL} tokens':<43} {'decoding':<43} size  perplexity"
     for way, make in WAYS.items():
-        if lack := missing(way):
+        if lack := lacks(way):
             yield f"{way:<18} not measured: {lack}"
             continue
         with warnings.catch_warnings():

@@ -59,7 +59,7 @@ def _plain(tokens: torch.Tensor) -> _Loop:
     return _Loop(one_step, tokens, [])
 
 
-def lines() -> Iterator[str]:
+def measured_lines() -> Iterator[str]:
     """The ratio of a step's time, tokens a second, and the losses of both loops after the same batches."""
     texts = list(corpus.training_texts(tests=False).values())[:200]
     tokens = corpus.encode(texts, models.mini_tokenizer())
