@@ -273,6 +273,18 @@ def test_prompts_take_the_cheaper_form_of_mla():
     assert made.prefill_bound == "arithmetic"
 
 
+@pytest.mark.parametrize(("quantization", "share"), [({}, 1 / 3), ({"quant_method": "fp8"}, 1 / 3), (None, 22 / 64)])
+def test_a_tensor_split_cuts_experts_in_whole_blocks_of_scales_or_deals_them_out(quantization, share):
+    if quantization is None:  # 1,440 columns are no three times 128
+        quantization = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    shape = {"hidden_size": 3072, "num_attention_heads": 12, "num_key_value_heads": 12, "moe_intermediate_size": 1440}
+    config = catalog.get("DeepSeek-V2-Lite").config | shape | {"quantization_config": quantization}
+    job, kinds = planner._Job(config, "published"), ("full_attention", "moe")
+    routed = job.formats["routed_experts"].bits(job.blocks[kinds]["routed_experts"]) / 8
+    tensor_only, over_six = job.layer_bytes(kinds, 3, 3), job.layer_bytes(kinds, 3, 6)  # the rest is cut alike
+    assert tensor_only - over_six == pytest.approx(routed * (share - 11 / 64))
+
+
 def test_links_only_slow_down():
     free = plan("DeepSeek-V3", "8xH200", batch=64)
     slow = plan("DeepSeek-V3", "8xH200", batch=64, link=1e9)
