@@ -32,7 +32,7 @@ def test_a_name_like_nothing_lists_what_there_is():
 def test_training_facts_are_filtered_and_carry_their_source():
     facts = catalog.training_facts("DeepSeek-V3", topic="clip") + catalog.training_facts("DeepSeek-V3", "optimizer")
     assert any(isinstance(fact.value, dict) and fact.value.get("clip") == 1.0 for fact in facts)
-    assert catalog.training_facts("DeepSeek-V3", "fp8") == catalog.training_facts("DeepSeek-V3", "FP8") != ()
+    assert catalog.training_facts(topic="llm.INT8") == catalog.training_facts("claim-check", "LLM.int8") != ()
     assert all(fact.source and fact.status for fact in catalog.training_facts())
     assert {fact.status for fact in catalog.training_facts()} <= {
         "seen_primary",
