@@ -31,7 +31,7 @@ WORDS = ("infection", "cancer", "blood", "hormones", "mental", "nerves", "eye", 
 LABELS = dict(enumerate(WORDS, 1))  # chapter of ICD-10-CM: the word that stands for it
 PROMPT = "{text}\nField:"
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10  # of the families of a chapter
-TEST_EACH, VALIDATION_EACH = 30, 10  # diagnoses of a chapter
+TEST_EACH, VALIDATION_EACH, TRAIN_EACH = 30, 10, 300  # diagnoses of a chapter
 LONG = 24  # tokens: batches of longer texts hold fewer of them
 WARM_UP = 0.1  # of the budget, in which the learning rate rises
 
@@ -52,7 +52,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class DataSplit:
-    """Three sets that share no family and no text: training, validation (10 a chapter) and test (30 a chapter)."""
+    """Three sets that share no family and no text: training (300 a chapter), validation (10) and test (30)."""
 
     train: tuple[Diagnosis, ...]
     validation: tuple[Diagnosis, ...]
@@ -96,15 +96,12 @@ def catalog() -> tuple[tuple[Diagnosis, ...], tuple[Diagnosis, ...]]:
 
 
 @functools.cache
-def split(train_each: int = 300) -> DataSplit:
-    """The task's three sets. Validation and test never change; `train_each` only lengthens the training set.
+def split() -> DataSplit:
+    """The task's three sets.
 
-    Test and validation hold diagnoses, 30 and 10 a chapter. Training rows are diagnoses and other names. Each set takes
-    the families of a chapter in turn, so that no family fills it, and is as balanced as the catalog allows: small
-    chapters may have fewer than `train_each` rows, which is 1 or more (else InputError).
+    Test and validation hold diagnoses, 30 and 10 a chapter. Training rows, 300 a chapter, are diagnoses and other
+    names. Each set takes the families of a chapter in turn, so that no family fills it.
     """
-    if train_each < 1:
-        raise InputError(f"train_each must be 1 or more diagnoses a chapter; got {train_each}")
     diagnoses, all_names = _by_family(catalog()[0]), _by_family(itertools.chain(*catalog()))
     sides: dict[str, list[Diagnosis]] = {"test": [], "validation": [], "train": []}
     taken: set[str] = set()
@@ -116,7 +113,7 @@ def split(train_each: int = 300) -> DataSplit:
             names, size, source = {
                 "test": (families[:tests], TEST_EACH, diagnoses),
                 "validation": (families[tests:rest], VALIDATION_EACH, diagnoses),
-                "train": (families[rest:], train_each, all_names),
+                "train": (families[rest:], TRAIN_EACH, all_names),
             }[side]
             sides[side] += _in_turn([source[chapter][name] for name in names], size, taken)
     found = DataSplit(**{name: tuple(sorted(rows, key=lambda row: _order(row.text))) for name, rows in sides.items()})

@@ -65,10 +65,8 @@ def median_interval(values: list[float], confidence: float = 0.95) -> tuple[floa
     return (ordered[k - 1], ordered[n - k]) if k else (-math.inf, math.inf)
 
 
-def paired_ratio(
-    first: Callable[[], Any], second: Callable[[], Any], pairs: int = 9, warmup: int = 1, confidence: float = 0.95
-) -> Ratio:
-    """Time `first` against `second` in alternating order; ratios above 1 mean that `second` is faster.
+def paired_ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 9, warmup: int = 1) -> Ratio:
+    """Time `first` against `second` in alternating order; ratios above 1 mean that `second` is faster (interval: 95 %).
 
     Raises InputError for fewer than 1 pair, or a negative warm-up.
     """
@@ -77,7 +75,7 @@ def paired_ratio(
     for _ in range(warmup):
         first()
         second()
-    return _ratio([_pair(first, second, number) for number in range(pairs)], confidence)
+    return _ratio([_pair(first, second, number) for number in range(pairs)], 0.95)
 
 
 def settle(
@@ -86,18 +84,16 @@ def settle(
     *bounds: float,
     seconds: float = 10,
     pairs: int = 200,
-    confidence: float = 0.99,
 ) -> Ratio:
     """Time pairs until the ratio's interval lies on one side of every bound, or the time is used up.
 
-    Ask the result: `ratio.at_least(bound)` is True, False, or None where the time ended before the pairs agreed. The
-    confidence is high because the pairs are looked at again and again.
+    Ask the result: `ratio.at_least(bound)` is True, False, or None where the time ended before the pairs agreed. Its
+    interval has a confidence of 99 %, because the pairs are looked at again and again.
 
     Args:
         first, second: what is timed in turn, on however many threads torch has; see `one_thread`.
         bounds: the ratios above 0 that a verdict depends on, at least one; else InputError.
         seconds: budget; at least 9 pairs are timed all the same, and never more than `pairs`.
-        confidence: of the interval of the median.
     """
     if not bounds or not all(bound > 0 for bound in bounds):
         raise InputError(f"bounds must be ratios above 0; got {bounds}")
@@ -106,7 +102,7 @@ def settle(
     end = time.perf_counter() + seconds
     while len(timed) < pairs:
         timed.append(_pair(first, second, len(timed)))
-        ratio = _ratio(timed, confidence)
+        ratio = _ratio(timed, 0.99)
         settled = all(ratio.at_least(bound) is not None for bound in bounds)
         if len(timed) >= 9 and (settled or time.perf_counter() > end):
             break
