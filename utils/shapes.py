@@ -190,7 +190,8 @@ def _number(value: Any) -> Any:
 
 def _check_given(family: str, given: dict[str, Any], other_names: dict[str, str]) -> None:
     """Whether a dict gives the whole shape, in whole numbers."""
-    names = {**other_names, "num_experts": "n_routed_experts", "num_local_experts": "n_routed_experts"}
+    experts = dict.fromkeys(("num_experts", "num_local_experts"), "n_routed_experts")
+    names = other_names | (experts if family != "deepseek" else {})
     left_out = set()  # what may be missing
     if family in DSA and given.get("mlp_layer_types") is not None:  # it names the kind of each layer
         left_out = {"first_k_dense_replace"}
