@@ -93,6 +93,8 @@ def _link_first(doctree: nodes.document, words: str, uri: str) -> None:
 
 def _running_text(doctree: nodes.document) -> Iterator[nodes.Text]:
     for paragraph in doctree.findall(nodes.paragraph):
+        if isinstance(paragraph.parent, nodes.list_item):
+            continue  # a list of tasks says "decode", and means the reader
         for text in list(paragraph.findall(nodes.Text)):
             if isinstance(text.parent, (nodes.paragraph, nodes.emphasis, nodes.strong)):
                 yield text
