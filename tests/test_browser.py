@@ -24,7 +24,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from tools import report, runner
+from tools import report
+from tools.results import ChapterResult, Failure
 from tools.website import build as website
 from tools.website import prints
 from utils import chapters, exercises
@@ -324,11 +325,11 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> Path:
     judged = [{"claim": f"C0{place}", "verdict": verdict} | texts for place, verdict in enumerate(
         ("holds", "refuted", "holds if the model is dense"), 1
     )]  # fmt: skip
-    failure = runner.Failure(7, 3, 2, f"answer = {'a_long_name' * 20}", "ValueError: " + "no_space_in_here" * 20)
+    failure = Failure(7, 3, 2, f"answer = {'a_long_name' * 20}", "ValueError: " + "no_space_in_here" * 20)
     results = [
-        runner.ChapterResult("00", "Start here", "00_start_here.ipynb", "ok", 12.3, 1039.0, [], None),
-        runner.ChapterResult("01", "Architecture math", "01_architecture_math.ipynb", "ok", 32.1, 612.0, judged, None),
-        runner.ChapterResult("02", "A mini DeepSeek", "02_x.ipynb", "cell failed", 5.0, 900.0, [], failure),
+        ChapterResult("00", "Start here", "00_start_here.ipynb", "ok", 12.3, 1039.0, [], None),
+        ChapterResult("01", "Architecture math", "01_architecture_math.ipynb", "ok", 32.1, 612.0, judged, None),
+        ChapterResult("02", "A mini DeepSeek", "02_x.ipynb", "cell failed", 5.0, 900.0, [], failure),
     ]
     folder = tmp_path_factory.mktemp("build")
     report.write_report(report.summary(results, 16, 50.0), folder)

@@ -9,7 +9,7 @@ from babel.messages.pofile import read_po
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from tools import __main__ as cli
-from tools import generated, languages, runner
+from tools import execute, generated, languages
 from tools.website import sources, translate
 from utils import chapters, claims
 
@@ -170,7 +170,7 @@ def test_cells_have_stable_ids_and_storing_keeps_them(path: Path):
     notebook = nbformat.read(path, as_version=4)
     ids = [cell.id for cell in notebook.cells]
     assert (notebook.nbformat, notebook.nbformat_minor) >= (4, 5) and len(ids) == len(set(ids))
-    again = nbformat.reads(nbformat.writes(runner.normalised(notebook)), as_version=4)
+    again = nbformat.reads(nbformat.writes(execute.normalised(notebook)), as_version=4)
     assert [cell.id for cell in again.cells] == ids
 
 

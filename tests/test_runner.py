@@ -17,7 +17,7 @@ from bs4 import BeautifulSoup
 from nbformat import v4
 from rich.console import Console
 
-from tools import generated, pages, runner
+from tools import execute, generated, pages, runner
 from utils import chapters, files
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -104,7 +104,7 @@ def test_a_failure_names_cell_line_and_error(ran, number, cell, code_cell, line,
     assert (failure.cell, failure.code_cell, failure.line, failure.source) == (cell, code_cell, line, source)
     assert error in failure.error.splitlines()[-1]
     assert "\x1b" not in failure.error
-    assert len(failure.error.splitlines()) <= runner.ERROR_LINES
+    assert len(failure.error.splitlines()) <= execute.ERROR_LINES
 
 
 def test_verdicts_come_from_the_outputs(ran):
@@ -290,7 +290,8 @@ def test_run_course_returns_exit_codes_and_prints_table_and_failures(ran, monkey
     assert runner.run_course("00,05") == (130, [])
 
 
-def test_ctrl_c_ends_kernels_and_their_children_and_leaves_nothing_half_written(tmp_path):
+@pytest.mark.parametrize(("blow", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=["Ctrl-C", "killed"])
+def test_the_end_of_the_run_ends_kernels_and_their_children_and_leaves_nothing_half_written(tmp_path, blow, code):
     spawn = """import os, pathlib, subprocess, sys, time
 child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"], start_new_session=True)
 time.sleep(1)
@@ -321,9 +322,9 @@ except KeyboardInterrupt:
         time.sleep(0.1)
     pids = [int(pid) for path in wanted[:2] for pid in path.read_text().split()]
     assert all(alive(pid) for pid in pids)
-    os.killpg(process.pid, signal.SIGINT)
+    os.killpg(process.pid, blow)
     output, _ = process.communicate(timeout=30)
-    assert process.returncode == 130, output
+    assert process.returncode == code, output
     assert "Traceback" not in output and "Task" not in output, output
     deadline = time.monotonic() + 10  # until the system has taken note of the dead
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
@@ -358,7 +359,7 @@ def test_save_stores_outputs_with_ids_and_normalised_metadata(tmp_path):
     assert stored.metadata.language_info.pygments_lexer == "ipython3"
     assert "version" not in stored.metadata.language_info
     view = stored.cells[2].outputs[0]["data"]["application/vnd.jupyter.widget-view+json"]["model_id"]
-    state = stored.metadata.widgets[runner.WIDGET_STATE].state
+    state = stored.metadata.widgets[execute.WIDGET_STATE].state
     assert state[view].state.value == 3 and all(re.fullmatch(r"widget-\d{3}", name) for name in state)
     runner.save(path, console=quiet())
     assert path.read_text(encoding="utf-8") == first

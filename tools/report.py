@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jinja2
 
+from tools.results import ChapterResult
 from utils import files
 
-if TYPE_CHECKING:
-    from tools.runner import ChapterResult
 
-
-def summary(results: Sequence["ChapterResult"], chapters: int, seconds: float) -> dict[str, Any]:
+def summary(results: Sequence[ChapterResult], chapters: int, seconds: float) -> dict[str, Any]:
     """What `report.json` holds: totals, versions, machine, and one record a chapter.
 
     Args:
