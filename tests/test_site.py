@@ -1,5 +1,6 @@
 """The website, built once: chapters, links, folded answers, words with meanings, search, prints and slides."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -126,6 +127,13 @@ def test_pictures_have_their_words(pages):
     )
     assert len(shown) > 3 * pictures > 150  # pages, and two prints of each
     assert all(image.get("alt", "").strip() for image in shown)
+
+
+def test_columns_of_tables_have_names_and_headings_skip_no_level(pages):
+    for name, found in pages.items():
+        assert not [head for head in found.select("article th") if not head.get_text(strip=True)], name
+        levels = [int(heading.name[1]) for heading in found.select("article :is(h1, h2, h3, h4, h5, h6)")]
+        assert all(after <= before + 1 for before, after in itertools.pairwise(levels)), name
 
 
 def test_the_scoreboard_has_every_verdict_and_its_chapter(pages):
