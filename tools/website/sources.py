@@ -1,7 +1,6 @@
 """What Sphinx reads: notebooks and pages, made ready in a folder of their own, where the links between them fit."""
 
 import re
-from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -90,14 +89,13 @@ def _board() -> dict[str, str]:
     found = sorted(
         (v for path in chapters.notebook_paths() for v in claims.saved_verdicts(path)), key=lambda v: v.claim
     )
-    kinds = Counter("holds under a condition" if v.verdict.startswith("holds if") else v.verdict for v in found)
     rows = [
         [v.claim, *map(plain, (v.text, v.verdict, v.measured)), f"[{v.chapter}](notebooks/{targets[v.chapter]})"]
         for v in found
     ]
     head = ["claim", "the article says", "verdict", "measured", "chapter"]
     return {
-        "counts": ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()).capitalize() + ".",
+        "counts": generated.tally(found),
         "board": table([head, *rows]),
         "short_board": table([row[:3] + row[4:] for row in [head, *rows]]),
     }
