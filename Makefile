@@ -24,7 +24,7 @@ help:
 	@echo "DeepSeek by the Numbers"
 	@echo
 	@echo "  make lab       open the course in JupyterLab, at chapter 00 (PORT=8890)"
-	@echo "  make course    run every chapter; handouts and report go to build/ (ONLY=05,07  JOBS=2)"
+	@echo "  make course    run every chapter; pages and report go to build/ (ONLY=05,07  JOBS=2)"
 	@echo "  make site      the website, with handouts and slides, in build/site/html (PDF=1: handouts as PDF files, too)"
 	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook, no browser"
 	@echo "  make test      run all tests, the notebooks' outputs included"
