@@ -92,6 +92,12 @@ def test_what_the_chapter_says_about_caches():
         assert {tool for tool in ANSWERS if ratio(tool, name) not in (1, None)} == {"llm_x"}
 
 
+def test_weights_without_experts():
+    for name, given in ANSWERS["llm_analysis"].items():
+        sizes = dict(lift("15", "weight_formulas")(catalog.get(name).config))
+        assert given["weights"] == pytest.approx(sizes["8h², no experts, no head"], rel=2e-3)
+
+
 def test_who_divides_the_latent():
     for tool, share in {"llm_cal": 8, "llm_analysis": 8, "llm_mem_planner": 1, "aiconfigurator": 1}.items():
         given = ANSWERS[tool]["DeepSeek-V3"]

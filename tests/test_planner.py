@@ -120,7 +120,8 @@ BAD = [
     ({"cards": -2}, "number of cards must be a whole number of at least 1; got -2"),
     ({"precision": "fp5"}, "no precision 'fp5'; there are published, float32, bfloat16, .*int4"),
     ({"precision": None}, "no precision None; there are published"),
-    ({"cache": "fp5"}, "no precision 'fp5'"),
+    ({"cache": "published"}, "no precision 'published'; there are fp8_ds_mla, float32, bfloat16, .*int4"),
+    ({"hardware": "1000000000xH200"}, "number of cards must be at most 100,000; got 1,000,000,000"),
     ({"model": None}, "model must be a name, a config.json, .*; got None"),
     ({"hardware": None}, "hardware must be text such as 8xH200, or a Hardware; got None"),
     ({"cards": 4}, "number of cards is 8 in '8xH200' and 4 beside it"),
@@ -172,9 +173,9 @@ DOCUMENTED = deployments.documented()
 
 def test_enough_is_documented_with_a_source():
     assert (
-        len(DOCUMENTED) >= 26
+        len(DOCUMENTED) >= 30
         and sum(run.miss is not None for run in DOCUMENTED) <= 1
-        and sum(not run.runs for run in DOCUMENTED) >= 4
+        and sum(not run.runs for run in DOCUMENTED) >= 6
     )
     assert all(run.source for run in [*DOCUMENTED, *deployments.measured_memory(), *deployments.measured_speeds()])
 
@@ -189,6 +190,7 @@ def test_documented_speeds_stay_below_the_bounds():
         assert plan(**run.request).tokens_per_second > run.speed, run.source
     service = plan("DeepSeek-V3", "144xH800", context=4989, batch=144 * 64, split="data 144")
     assert 14_800 < service.tokens_per_second / 18 < 69_000  # open-infra-index, day 6: a node
+    assert plan("DeepSeek-R1-Distill-Qwen-32B", "RTX4090", "int4", 131_072).cache == 34_359_738_368  # an error's words
 
 
 def test_measured_memory_of_plain_code():

@@ -8,12 +8,15 @@ from typing import Any
 
 from utils.errors import CourseError
 from utils.files import records
-from utils.formats import DTYPE_BITS, PUBLISHED, format_name
+from utils.formats import DTYPE_BITS, format_name
 from utils.shapes import ConfigError, whole_number
 
 
 class PlanError(CourseError, ValueError):
     """Something about the model, the hardware or the request does not fit; the message says what is allowed."""
+
+
+MOST_CARDS = 100_000  # more are a slip of the keyboard
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,14 @@ def whole(name: str, value: Any, least: int = 1) -> int:
         raise PlanError(f"{name} must be a whole number of at least {least}; got {value!r}") from error
 
 
-def precision_name(name: Any) -> str:
-    """The key of `formats.DTYPE_BITS` that a format means. Raises PlanError if there is none."""
+def precision_name(name: Any, *special: str) -> str:
+    """The key of `formats.DTYPE_BITS` that a format means, or a special name. Raises PlanError if it is neither."""
+    if isinstance(name, str) and name in special:
+        return name
     try:
         return format_name(name)
     except ConfigError as error:
-        raise PlanError(f"no precision {name!r}; there are {PUBLISHED}, {', '.join(DTYPE_BITS)}") from error
+        raise PlanError(f"no precision {name!r}; there are {', '.join([*special, *DTYPE_BITS])}") from error
 
 
 HARDWARE = {record["name"]: Hardware(**record) for record in records("cards.json")}
@@ -101,7 +106,10 @@ def parse_hardware(hardware: Any, cards: Any = None) -> tuple[int, Hardware]:
             raise PlanError(f"number of cards is {said} in {hardware!r} and {number} beside it; say it once")
     elif not isinstance(hardware, Hardware):
         raise PlanError(f"hardware must be text such as 8xH200, or a Hardware; got {hardware!r}")
-    return number or said or 1, card
+    number = number or said or 1
+    if number > MOST_CARDS:
+        raise PlanError(f"number of cards must be at most {MOST_CARDS:,}; got {number:,}")
+    return number, card
 
 
 def _plain(name: str) -> str:

@@ -127,8 +127,7 @@ def plan(
     for label, value in (("link", link), ("price", price)):
         if value is not None and not positive(value):
             raise PlanError(f"{label} must be a number above 0; got {value!r}")
-    precision = precision if precision == PUBLISHED else precision_name(precision)
-    cache = cache if cache == PACKED_CACHE else precision_name(cache)
+    precision, cache = precision_name(precision, PUBLISHED), precision_name(cache, PACKED_CACHE)
     job = _Job(config, precision, cache, card, context, context - answer, batch, link, plain)
     splits = job.splits(number)
     best = min(splits if split is None else [_named(split, splits, number)], key=job.rank)
