@@ -295,6 +295,7 @@ def test_the_pythons_it_takes_are_those_of_pyproject():
         assert fits == wanted.contains(f"3.{minor}.1"), minor
 
 
+@pytest.mark.slow
 @needs_make
 def test_pip_s_configuration_moves_no_package_and_its_index_counts(tree):
     """With pip itself, a wheel of nothing, and the learner's own configuration file and variables."""

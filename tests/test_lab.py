@@ -126,6 +126,7 @@ def test_ctrl_c_ends_it_without_a_question_and_the_layout_is_the_learner_s_from_
     assert not list((lab.folder / "home" / ".jupyter").glob("lab/workspaces"))
 
 
+@pytest.mark.slow
 def test_each_start_has_a_new_token_and_a_taken_port_that_was_asked_for_is_refused(lab):
     tokens = set()
     for _ in range(2):

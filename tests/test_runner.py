@@ -168,6 +168,7 @@ def test_the_notebooks_stay_as_they_are_and_nothing_is_half_written(ran):
     assert not list(build.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_peak_memory_counts_what_was_freed_and_what_children_use(tmp_path):
     child = "bytearray(300_000_000); import time; time.sleep(1.5)"
     write(tmp_path, "00_plain.ipynb", "print(1)")
@@ -185,6 +186,7 @@ def test_peak_memory_counts_what_was_freed_and_what_children_use(tmp_path):
     assert 290 < with_child - plain < 450
 
 
+@pytest.mark.slow
 def test_each_kernel_is_fresh_stands_in_the_folder_and_ignores_the_users_settings(tmp_path, monkeypatch):
     startup = tmp_path / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True)
@@ -217,6 +219,7 @@ def test_a_kernel_of_another_python_under_the_same_name_is_not_taken(tmp_path, m
     assert result.failure is None
 
 
+@pytest.mark.slow
 def test_only_runs_the_chosen_chapters_in_the_courses_order(tmp_path):
     for number in ("01", "02", "03"):
         write(tmp_path, f"{number}_x.ipynb", "1")
@@ -241,6 +244,7 @@ def test_bad_arguments_get_one_clear_error_before_anything_runs(tmp_path):
     assert not (tmp_path / "build").exists()
 
 
+@pytest.mark.slow
 def test_progress_has_bars_on_a_terminal_and_lines_elsewhere(tmp_path):
     write(tmp_path, "01_x.ipynb", "# 01 · A title", "1", "import time; time.sleep(0.5)")
     terminal, plain = StringIO(), StringIO()
@@ -290,6 +294,7 @@ def test_run_course_returns_exit_codes_and_prints_table_and_failures(ran, monkey
     assert runner.run_course("00,05") == (130, [])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("blow", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=["Ctrl-C", "killed"])
 def test_the_end_of_the_run_ends_kernels_and_their_children_and_leaves_nothing_half_written(tmp_path, blow, code):
     spawn = """import os, pathlib, subprocess, sys, time
