@@ -115,7 +115,7 @@ def plan(
     width = max(map(len, sizes))
     for name, size in sizes.items():
         about = "  (an estimate)" if name == "activations" else ""
-        print(f"  {name:<{width}}{size / 1e9:>10,.1f} GB{about}")
+        print(f"  {name:<{width}}{size / 1e9:>11,.2f} GB{about}")
     fits = f"it fits: {made.split}" if made.fits else "it does not fit: no split leaves room on every card"
     print(f"  {fits}; cards needed at least: {made.cards_needed or 'more than can be told'}")
     print(f"  first token after at least {made.first_token_seconds:.3f} s, if one prompt is alone")
