@@ -362,6 +362,6 @@ def test_numbers_of_numpy_and_files_are_welcome(tmp_path):
 def test_the_published_form_is_planned_from_the_shell(capsys):
     assert cli.main(["plan", "DeepSeek-V4-Pro", "--hardware", "8xH200", "--price", "2"]) == 0
     printed = capsys.readouterr().out
-    assert "it fits: tensor 8" in printed and "850.43 GB" in printed and " 0.05 GB" in printed and "cost at least" in printed
+    assert all(text in printed for text in ("it fits: tensor 8", "850.43 GB", " 0.05 GB", "cost at least"))
     assert cli.main(["params", "DeepSeek-V4-Pro", "--dtype", "published"]) == 0
     assert "850,433," in capsys.readouterr().out
