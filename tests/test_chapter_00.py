@@ -1,6 +1,5 @@
 """Chapter 00 states the rule of judgement as `utils.claims` applies it."""
 
-import inspect
 
 import nbformat
 
@@ -22,8 +21,7 @@ def test_the_table_has_the_four_cards():
 
 def test_the_rule_names_the_numbers_that_the_code_uses():
     assert f'"About" means within {claims.ABOUT:.0%}'.replace("%", " %") in PROSE
-    confidence = inspect.signature(measure.settle).parameters["confidence"].default
-    assert f"{confidence:.0%} confidence".replace("%", " %") in PROSE
+    assert f"{measure.SURE:.0%} confidence".replace("%", " %") in PROSE
     assert f"The catalog holds {len(catalog.models())} models" in PROSE
     assert f"{len(catalog.models())} models, {len(catalog.distinct_shapes())} distinct shapes" in PRINTED
 

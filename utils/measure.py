@@ -78,6 +78,9 @@ def paired_ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int
     return _ratio([_pair(first, second, number) for number in range(pairs)], 0.95)
 
 
+SURE = 0.99  # of `settle`: its pairs are looked at again and again
+
+
 def settle(
     first: Callable[[], Any],
     second: Callable[[], Any],
@@ -88,7 +91,7 @@ def settle(
     """Time pairs until the ratio's interval lies on one side of every bound, or the time is used up.
 
     Ask the result: `ratio.at_least(bound)` is True, False, or None where the time ended before the pairs agreed. Its
-    interval has a confidence of 99 %, because the pairs are looked at again and again.
+    interval has the confidence `SURE`.
 
     Args:
         first, second: what is timed in turn, on however many threads torch has; see `one_thread`.
@@ -102,7 +105,7 @@ def settle(
     end = time.perf_counter() + seconds
     while len(timed) < pairs:
         timed.append(_pair(first, second, len(timed)))
-        ratio = _ratio(timed, 0.99)
+        ratio = _ratio(timed, SURE)
         settled = all(ratio.at_least(bound) is not None for bound in bounds)
         if len(timed) >= 9 and (settled or time.perf_counter() > end):
             break
