@@ -1,6 +1,5 @@
 """Chapter 00 states the rule of judgement as `utils.claims` applies it."""
 
-
 import nbformat
 
 from utils import catalog, chapters, claims, measure
