@@ -112,9 +112,9 @@ def plan(
     sizes = {name: getattr(made, name) for name in ("weights", "cache", "activations", "needed", "memory")}
     sizes |= {f"fullest card, {split} split": size for split, size in made.per_card.items()}
     sizes |= {f"fullest card, {made.split}": made.fullest, "room on a card": made.room}
-    width = max(map(len, sizes))
+    width, within = max(map(len, sizes)), "{:.2f} to {:.2f}".format(*planner.AGAINST_MEASURED)
     for name, size in sizes.items():
-        about = "  (an estimate)" if name == "activations" else ""
+        about = f"  (an estimate: sums were {within} times what was measured)" if name == "activations" else ""
         print(f"  {name:<{width}}{size / 1e9:>11,.2f} GB{about}")
     fits = f"it fits: {made.split}" if made.fits else "it does not fit: no split leaves room on every card"
     print(f"  {fits}; cards needed at least: {made.cards_needed or 'more than can be told'}")

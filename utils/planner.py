@@ -22,6 +22,7 @@ from utils.formats import PACKED_CACHE, PUBLISHED, weight_formats
 
 PREFILL_CHUNK = 4096  # tokens that are read at once; servers cut longer prompts
 NODE = 8  # cards in one machine: tensor splits beyond it are chosen only if nothing else fits
+AGAINST_MEASURED = (0.98, 1.23)  # what `fullest` is of the measured peaks in `deployments`: the range of the estimate
 _MOST_CARDS = 4096  # where the search for the number of cards ends
 
 
