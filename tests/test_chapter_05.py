@@ -4,6 +4,7 @@ import math
 import struct
 
 import gguf
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from tools.bench import quantization as bench
-from utils import catalog
+from utils import catalog, chapters
 
 absmax, zero_point, grouped, largest_integer = lift("05", "absmax", "zero_point", "grouped", "largest_integer")
 decode_q4_1, Int8Linear, nf4_levels = lift("05", "decode_q4_1", "Int8Linear", "nf4_levels")
@@ -288,3 +289,16 @@ def test_the_bench_says_what_is_missing(monkeypatch):
     assert bench.lacks("torchao") == ""
     monkeypatch.setattr(bench, "int_mm_is_exact", lambda: False)
     assert bench.lacks("from scratch") == "torch._int_mm overflows on this processor"
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_the_check_of_fp8_also_ends_on_a_processor_without_that_product(runs, monkeypatch, capsys):
+    def refuses(*_, **__):
+        raise RuntimeError("could not create a primitive descriptor for the matmul primitive")
+
+    if not runs:
+        monkeypatch.setattr(torch, "_scaled_mm", refuses)
+    notebook = nbformat.read(next(chapters.NOTEBOOKS.glob("05_*.ipynb")), as_version=4)
+    [cell] = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "torch._scaled_mm" in cell.source]
+    exec(cell, {"torch": torch, "fp8_blocks": lift("05", "fp8_blocks")})
+    assert "equal to torch's FP8 product, where that runs: True" in capsys.readouterr().out

@@ -11,20 +11,11 @@ import pytest
 from bs4 import BeautifulSoup
 
 from tools import languages
-from tools.website import build, prints, sources
+from tools.website import prints, sources
 from utils import chapters, claims, exercises
 
 pytestmark = pytest.mark.slow
 VOID = re.compile(r"\s+")
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the built website. Sphinx takes its warnings as errors."""
-    pytest.importorskip("myst_nb")
-    folder = tmp_path_factory.mktemp("site")
-    assert build.build(folder) == 0
-    return folder / "html"
 
 
 @pytest.fixture(scope="module")
