@@ -60,7 +60,7 @@ def printed(cell: NotebookNode) -> str:
 
 def numbered(text: str) -> int:
     """Points of a numbered list; the same list in Chinese does not count again."""
-    text = languages.without_block(text)
+    text = generated.by_hand(text)
     return len(re.findall(r"^\d+\. ", text, re.MULTILINE))
 
 

@@ -25,7 +25,7 @@ def objectives(number: str) -> int:
     """How many objectives a chapter has in English."""
     [path] = chapters.NOTEBOOKS.glob(f"{number}_*.ipynb")
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
-    return len(re.findall(r"^\d+\. ", languages.without_block(cells[1]), re.MULTILINE))
+    return len(re.findall(r"^\d+\. ", generated.by_hand(cells[1]), re.MULTILINE))
 
 
 # ------------------------------------------------------------------------------------------------ the glossary
@@ -88,7 +88,7 @@ def test_the_block_numbers_its_objectives_and_links_to_known_terms(number: str):
     assert len(re.findall(r"^\d+\. ", block, re.MULTILINE)) == objectives(number)
     anchors = re.findall(rf"{re.escape(languages.GLOSSARY)}#([^)]+)\)", block)
     assert anchors and set(anchors) <= {term.anchor for term in languages.glossary()}
-    assert not NOT_BOLD.search(block) and languages.without_block(f"a <!-- zh -->{block}<!-- /zh --> b") == "a  b"
+    assert not NOT_BOLD.search(block) and generated.by_hand(f"a <!-- zh -->{block}<!-- /zh --> b") == "a  b"
 
 
 def test_a_chapter_that_has_no_chinese_yet_still_links_to_the_glossary():

@@ -14,7 +14,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from utils import architecture, catalog
+from utils import architecture, catalog, chapters, files
 from utils.formats import Format, weight_formats
 
 CALCULATORS = {  # by function of `tools.calculator_answers`: what pip installs, and how it is fed
@@ -149,5 +149,4 @@ def write_answers(folder: Path) -> None:
     today = date.today().isoformat()
     command = "python -m tools calculators FOLDER"
     record = {"about": ABOUT, "command": command, "date": today, "calculators": ask(folder)}
-    target = Path(catalog.__file__).parent / "data" / "calculators.json"
-    target.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    files.write(chapters.DATA / "calculators.json", json.dumps(record, indent=1) + "\n")

@@ -160,7 +160,7 @@ def _describe(path: Path, notebook: NotebookNode) -> dict[str, Any]:
     if not title or not question:
         raise GenerateError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    words = len(re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", "", prose, flags=re.DOTALL).split())  # what is written by hand
+    words = len(by_hand(prose).split())
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
     boxes = (e.minutes for e in exercises.all_exercises().values() if e.id.startswith(path.name[:2]))
     return {
@@ -246,6 +246,11 @@ def fill(text: str, parts: Mapping[str, str]) -> str:
         pattern = re.compile(rf"(<!-- {name} -->).*?(<!-- /{name} -->)", re.DOTALL)
         text = pattern.sub(lambda match, part=part: f"{match[1]}\n\n{part}\n\n{match[2]}", text)
     return text
+
+
+def by_hand(text: str) -> str:
+    """A text without its generated parts: what counts as reading, and as objectives."""
+    return re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
 
 
 def _tagged_picture(notebook: NotebookNode) -> bytes | None:

@@ -11,13 +11,11 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from utils import chapters
+from utils.chapters import Chapter
 from utils.claims import Verdict, ledger
-
-if TYPE_CHECKING:
-    from utils.chapters import Chapter
 
 GLOSSARY = "../docs/glossary.md"  # as a chapter links to it
 NOT_YET = ("not yet measured", "尚未测量")
@@ -94,12 +92,7 @@ def block(number: str) -> str:
     return "\n\n".join(filter(None, inside))
 
 
-def without_block(text: str) -> str:
-    """A cell's text without the generated Chinese block: what counts as reading and as objectives."""
-    return re.sub(r"<!-- zh -->.*?<!-- /zh -->", "", text, flags=re.DOTALL)
-
-
-def glossary_terms(chapters: Iterable["Chapter"]) -> str:
+def glossary_terms(chapters: Iterable[Chapter]) -> str:
     """The terms as Markdown, under their first letters; each term is a heading and so an anchor."""
     files = {chapter.number: chapter.file for chapter in chapters}
     parts = []
@@ -113,7 +106,7 @@ def glossary_terms(chapters: Iterable["Chapter"]) -> str:
     return "\n\n".join(parts)
 
 
-def chapter_map(measured: Iterable[tuple["Chapter", str, str]], links: str = "notebooks/") -> str:
+def chapter_map(measured: Iterable[tuple[Chapter, str, str]], links: str = "notebooks/") -> str:
     """The chapters as a Markdown table in Chinese.
 
     Args:

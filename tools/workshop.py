@@ -3,13 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from utils import exercises
+from utils.chapters import Chapter
 from utils.errors import CourseError
-
-if TYPE_CHECKING:
-    from utils.chapters import Chapter
 
 
 class AgendaError(CourseError, ValueError):
@@ -65,7 +62,7 @@ PLANS: dict[str, tuple[Day, ...]] = {
 }
 
 
-def timetable(day: Day, chapters: Sequence["Chapter"], seconds: Mapping[str, float | None]) -> str:
+def timetable(day: Day, chapters: Sequence[Chapter], seconds: Mapping[str, float | None]) -> str:
     """A day as a Markdown table with the time since its start; `seconds` is how long each chapter runs.
 
     What is left after reading, running, exercises and pauses is time to talk, shared out by the chapters' length.
@@ -107,13 +104,13 @@ def _exercises(session: Session) -> list[exercises.Exercise]:
     ]
 
 
-def _work(session: Session, chapter: "Chapter", seconds: Mapping[str, float | None]) -> tuple[int, int]:
+def _work(session: Session, chapter: Chapter, seconds: Mapping[str, float | None]) -> tuple[int, int]:
     """Minutes to read and run a chapter, and for its exercises."""
     run = math.ceil((seconds.get(chapter.number) or 0) / 60)
     return chapter.read_minutes + run, sum(exercise.minutes for exercise in _exercises(session))
 
 
-def tables(chapters: Sequence["Chapter"], seconds: Mapping[str, float | None]) -> dict[str, str]:
+def tables(chapters: Sequence[Chapter], seconds: Mapping[str, float | None]) -> dict[str, str]:
     """The timetable of every day of every plan, by name: "90-minutes", ..., "two-days-2"."""
     return {
         name if len(days) == 1 else f"{name}-{number}": timetable(day, chapters, seconds)

@@ -312,10 +312,9 @@ def _ffn(c: Shape, ffn: str) -> Iterator[tuple[str, Block]]:
     if ffn == "dense":
         yield "dense_ffn", _swiglu(c.h, c.intermediate_size, c.mlp_bias)
         return
-    shared = 1 if c.model_type == "deepseek_v4" else c.n_shared_experts  # as one SwiGLU
     yield "router", _linear(c.h, c.E)
     yield "routed_experts", _swiglu(c.h, c.fe, times=c.E)
-    yield "shared_experts", _swiglu(c.h, shared * c.fe, c.mlp_bias)
+    yield "shared_experts", _swiglu(c.h, c.n_shared_experts * c.fe, c.mlp_bias)  # all as one SwiGLU
 
 
 def layer_blocks(c: Shape, kind: str, ffn: str) -> dict[str, Block]:

@@ -5,12 +5,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-CHECKOUT = (Path(__file__).parents[1] / "requirements.lock").exists()  # `make` sets up the course; not in Colab
+from utils.colab import CHECKOUT
+
 VERSIONS = {"torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2"}
 GB_OF_MEMORY, GB_OF_DISK = 4, 1
 

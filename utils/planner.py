@@ -228,7 +228,7 @@ class _Job:
 
     def fullest(self, split: Split) -> int:
         """On the fullest card; the last stages have the head, the first the embedding and no extra layer."""
-        tensor, keys = split.tensor, -(-self.key_heads // split.tensor) / self.key_heads
+        tensor, keys = split.tensor, self.share_of_keys(split.tensor)
         sequences = -(-self.batch // split.data)
         weights, cache = self.sums(tensor, split.stage)
         each, extra = divmod(len(self.layers), split.pipeline)
@@ -256,6 +256,10 @@ class _Job:
         weights = (self.layer_bytes(kinds, tensor, stage) for kinds in self.layers)
         cache = (self.cache_bytes(layer, layer.held(self.context)) for layer in self.attention)
         return list(itertools.accumulate(weights, initial=0)), list(itertools.accumulate(cache, initial=0))
+
+    def share_of_keys(self, tensor: int) -> float:
+        """The part of a sequence's cache on one of `tensor` cards: whole key heads, and a latent counts as one."""
+        return -(-self.key_heads // tensor) / self.key_heads
 
     def cache_bytes(self, layer: Attention, entries: tuple[int, int]) -> int:
         return cache_bytes(self.c, layer, entries, self.cache)
@@ -300,8 +304,7 @@ class _Job:
             return max(12 * c.vocab_size * tokens * last, 16 * c.num_attention_heads * tokens * self.context) / tensor
         width = getattr(c, "intermediate_size", None) or c.moe_intermediate_size
         if c.E:
-            shared = 1 if c.model_type == "deepseek_v4" else c.n_shared_experts
-            width = max(width, (c.num_experts_per_tok + shared) * c.moe_intermediate_size)
+            width = max(width, (c.num_experts_per_tok + c.n_shared_experts) * c.moe_intermediate_size)
         widest = 2 * min(PREFILL_CHUNK, tokens) * (3 * width / tensor + 4 * c.hidden_size)
         return widest + (4 * sequences * c.vocab_size / tensor if last else 0)
 
@@ -325,9 +328,9 @@ class _Job:
         """
         part = self.batch / min(split.pipeline, self.batch)
         own = max(1, part / split.data)  # sequences of one group in a part
-        keys = -(-self.key_heads // split.tensor) / self.key_heads
         read = self.read_bytes(split, 1 if same_experts else part)
-        read += own * keys * sum(self.cache_bytes(layer, layer.read(tokens)) for layer in self.attention)
+        cache = sum(self.cache_bytes(layer, layer.read(tokens)) for layer in self.attention)
+        read += own * self.share_of_keys(split.tensor) * cache
         attention = 2 * sum(layer.step(tokens) for layer in self.attention)
         arithmetic = self.products(own / split.tensor, part / split.stage, own / split.tensor)
         arithmetic += own / split.tensor * attention / self.attention_speed()

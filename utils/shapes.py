@@ -90,6 +90,8 @@ def read(config: Any) -> Shape:
     c = Shape(**dict.fromkeys((*_INTEGERS[family], *_SWITCHES, "head_dim")) | vars(ready) | {"model_type": family})
     if family == "qwen3_moe":
         c.n_routed_experts, c.n_shared_experts = ready.num_experts, 0
+    if family == "deepseek_v4":
+        c.n_shared_experts = 1  # always, whatever the file says
     c.mlp_bias = c.mlp_bias and family in _MLP_BIAS
     c.num_nextn_predict_layers = (c.num_nextn_predict_layers or 0) if family in MTP else 0
     c.storage = {name: given.get(name) for name in (*_STORAGE, "expert_dtype")}

@@ -194,16 +194,16 @@ class Commission(Exercise):
             whole = self._plan(model, precision, {"hardware": hardware, "split": None, "batch": 1})
         except CourseError as error:
             raise _Refused(f"{error}.") from None
-        number, _, card = whole.hardware.partition("x")
+        number, card = _rented(whole)
         if card not in r.cards:
             raise _Refused(f"hardware: {card} is not to be had; {_either(r.cards)} is.")
-        if int(number) not in r.counts:
+        if number not in r.counts:
             raise _Refused(f"hardware: {_either(map(str, r.counts))} of a card can be rented; got {hardware!r}.")
         if whole.precision not in (formats := dict.fromkeys(("published", *r.precisions))):
             raise _Refused(f"precision: {whole.precision} is not allowed here; {_either(formats)} is.")
         ways = _ways(split.partition(",")[0].lower().replace("expert", "data"))
-        if math.prod(ways.values()) != int(number) or not (ways or split.lower() == "one card"):
-            example = "one card" if number == "1" else f"tensor {number}"
+        if math.prod(ways.values()) != number or not (ways or split.lower() == "one card"):
+            example = "one card" if number == 1 else f"tensor {number}"
             raise _Refused(f"split must be for {whole.hardware}, for example {example!r}; got {split!r}.")
         if ways.get("tensor", 1) > planner.NODE:
             raise _Refused(f"split: a tensor split stays within a machine of {planner.NODE} cards; got {split!r}.")
@@ -235,8 +235,8 @@ class Commission(Exercise):
         return self.request.bitsandbytes and mixture and made.precision == "int8"
 
     def _hourly(self, made: planner.Plan) -> float:
-        number, _, card = made.hardware.partition("x")
-        return int(number) * self.request.cards[card]
+        number, card = _rented(made)
+        return number * self.request.cards[card]
 
     def _cost(self, made: planner.Plan) -> float:
         """Least dollars for a million written tokens: with the answers that are asked for, or with every user busy."""
@@ -245,7 +245,7 @@ class Commission(Exercise):
     def _answers(self, made: planner.Plan) -> float:
         """How many answers an hour allows at the most. The plan's cost is for cards at a dollar an hour each."""
         busy = min(1, self.request.users / made.batch) if self.request.users else 1
-        return busy * int(made.hardware.partition("x")[0]) / (made.cost * made.answer / 1e6)
+        return busy * _rented(made)[0] / (made.cost * made.answer / 1e6)
 
     def _points(self, made: planner.Plan) -> list[_Point]:
         """What is asked for, in the order in which it is judged."""
@@ -309,6 +309,12 @@ def splits(cards: int) -> Iterator[str]:
 def _ways(split: str) -> dict[str, int]:
     """The parts of a split by name: {"pipeline": 2, "tensor": 4}."""
     return {kind: int(size) for kind, size in re.findall(r"(pipeline|data|tensor)\D*(\d+)", split.partition(",")[0])}
+
+
+def _rented(made: planner.Plan) -> tuple[int, str]:
+    """Number and name of a plan's cards."""
+    number, _, card = made.hardware.partition("x")
+    return int(number), card
 
 
 def _is_field(part: Any) -> bool:
