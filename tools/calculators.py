@@ -1,11 +1,13 @@
 """Public memory calculators on trial: makes `utils/data/calculators.json`.
 
 `python -m tools calculators FOLDER` installs each calculator in an environment of its own in FOLDER (about 3 GB; one
-that is there already is kept), writes the models that they read, and asks (some 6 minutes). A model is its published
-`config.json` and the header of a safetensors file with the tensors of transformers' class in the published formats:
-no download, and no weights.
+that is there already is kept), writes the models that they read, and asks (some 6 minutes). The file itself names the
+calculators: by function of `tools.calculator_answers`, with what pip installs and how each is fed. A model is its
+published `config.json` and the header of a safetensors file with the tensors of transformers' class in the published
+formats: no download, and no weights.
 """
 
+import itertools
 import json
 import math
 import subprocess
@@ -17,35 +19,6 @@ from typing import Any
 from utils import architecture, catalog, chapters, files
 from utils.formats import Format, weight_formats
 
-CALCULATORS = {  # by function of `tools.calculator_answers`: what pip installs, and how it is fed
-    "accelerate": (
-        "accelerate==1.15.0 transformers==5.23.0 torch==2.13.0",
-        "accelerate estimate-memory FOLDER, its look-up on the hub replaced; tensors without memory",
-    ),
-    "hf_mem": (
-        "hf-mem==0.5.6",
-        "hf-mem --model-id NAME --experimental --kv-cache-dtype bfloat16, its HTTP client reading FOLDER",
-    ),
-    "hf_vram_calc": (
-        "hf-vram-calc==1.0.9 transformers==5.23.0 torch==2.13.0",
-        "hf-vram-calc --model NAME --model_path FOLDER, by its functions, before rounding; tensors without memory",
-    ),
-    "llm_analysis": (
-        "llm-analysis==0.2.2",
-        "LLMAnalysis(get_model_config_from_hf(NAME), ...), a plain PretrainedConfig in place of the hub's class",
-    ),
-    "llm_cal": ("llm-cal==0.2.0", "llm-cal NAME, by its functions on config.json and the file's size"),
-    "llm_mem_planner": ("llm-mem-planner==0.2.2", "llm-mem --config config.json, by its functions, before rounding"),
-    "llm_x": ("llm-x-py==0.1.5", "llm-x --model-src FOLDER, by its functions, before rounding"),
-    "modelinfo": (
-        "modelinfo-cli==1.4.4",
-        "modelinfo FOLDER/model.safetensors --context TOKENS (of a sharded repository it takes the index's total)",
-    ),
-    "aiconfigurator": (
-        "aiconfigurator==0.12.0",
-        'get_model(FOLDER, ..., "vllm"); for a family that it does not model, its naive fallback',
-    ),
-}
 MODELS = ("deepseek-llm-7b-base", "DeepSeek-R1-Distill-Llama-8B", "DeepSeek-V2-Lite", "DeepSeek-V2", "DeepSeek-V3")
 MODELS += ("DeepSeek-V3.2", "DeepSeek-V4-Flash", "DeepSeek-V4-Pro")
 _DTYPES = {"bfloat16": "BF16", "float8": "F8_E4M3", "float4": "I8"}  # V4 packs two numbers of 4 bits into a byte
@@ -68,10 +41,10 @@ def tensors(config: dict[str, Any]) -> dict[str, tuple[str, list[int]]]:
         shape, part = list(parameter.shape), name.removesuffix(".weight")
         if len(shape) == 3 and ".experts." in name:
             stem, last = part.rsplit(".", 1)
-            for expert in range(shape[0]):
-                for piece in ("gate_proj", "up_proj") if last == "gate_up_proj" else (last,):
-                    rows = shape[1] // (2 if last == "gate_up_proj" else 1)
-                    found |= _stored(f"{stem}.{expert}.{piece}", [rows, shape[2]], formats["routed_experts"])
+            pieces = ("gate_proj", "up_proj") if last == "gate_up_proj" else (last,)
+            for expert, piece in itertools.product(range(shape[0]), pieces):
+                matrix = [shape[1] // len(pieces), shape[2]]
+                found |= _stored(f"{stem}.{expert}.{piece}", matrix, formats["routed_experts"])
         else:
             found |= _stored(part, shape, formats[_kept_or_not(name, shape)])
     biases = {name: buffer for name, buffer in model.named_buffers() if name.endswith("e_score_correction_bias")}
@@ -118,35 +91,22 @@ def write_model(folder: Path, config: dict[str, Any]) -> None:
         file.truncate(8 + len(text) + end)
 
 
-def ask(folder: Path) -> list[dict[str, Any]]:
-    """What every calculator answers to every model in the folder."""
-    found = []
-    for tool, (packages, fed) in CALCULATORS.items():
-        python = folder / tool / "bin" / "python"
-        if not python.exists():
-            venv.create(folder / tool, with_pip=True)
-            subprocess.run([python, "-m", "pip", "install", "--quiet", *packages.split()], check=True)
-        answers = {}
-        for model in MODELS:
-            script = Path(__file__).with_name("calculator_answers.py")
-            command = [python, script, tool, folder / "models" / model]
-            answers[model] = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-        found.append({"name": tool, "installed": packages, "fed": fed, "answers": answers})
-    return found
-
-
-ABOUT = (
-    "What public memory calculators answer about models of DeepSeek, in bytes. weights: of the model. cache: of one "
-    "token in 16 bit, the difference of the caches after 131,072 and 65,536 tokens over their number. cache_of_8: the "
-    "same on one of 8 cards in a tensor split. says: its words where it has no answer. null: it gives no such number."
-)
+def ask(folder: Path, tool: str, packages: str) -> dict[str, Any]:
+    """What a calculator answers to every model in the folder."""
+    python = folder / tool / "bin" / "python"
+    if not python.exists():
+        venv.create(folder / tool, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *packages.split()], check=True)
+    command = [python, Path(__file__).with_name("calculator_answers.py"), tool]
+    asked = {model: [*command, folder / "models" / model] for model in MODELS}
+    return {m: json.loads(subprocess.run(call, check=True, capture_output=True).stdout) for m, call in asked.items()}
 
 
 def write_answers(folder: Path) -> None:
     """Write the models to the folder, ask, and write the data file."""
     for model in MODELS:
         write_model(folder / "models" / model, catalog.get(model).config)
-    today = date.today().isoformat()
-    command = "python -m tools calculators FOLDER"
-    record = {"about": ABOUT, "command": command, "date": today, "calculators": ask(folder)}
+    record = files.records("calculators.json") | {"date": date.today().isoformat()}
+    for calculator in record["calculators"]:
+        calculator["answers"] = ask(folder, calculator["name"], calculator["installed"])
     files.write(chapters.DATA / "calculators.json", json.dumps(record, indent=1) + "\n")
