@@ -9,8 +9,9 @@ from babel.messages.pofile import read_po
 from nbformat.v4 import new_markdown_cell, new_notebook
 
 from tools import __main__ as cli
-from tools import execute, generated, languages
-from tools.website import sources, translate
+from tools import execute, generated, languages, templates
+from tools.templates import SITE
+from tools.website import translate
 from utils import chapters, claims
 
 NUMBERS = [chapter.number for chapter in chapters.all_chapters()]
@@ -156,7 +157,7 @@ def test_the_readmes_show_the_same_commands():
 
 # ------------------------------------------------------------------------------------- the website's catalogs
 
-LOCALE = sources.SITE / "locale" / "zh_CN" / "LC_MESSAGES"
+LOCALE = SITE / "locale" / "zh_CN" / "LC_MESSAGES"
 
 
 def texts(name: str) -> dict[str, str]:
@@ -190,7 +191,7 @@ def test_pages_and_notebooks_say_the_same_in_chinese(chapter: chapters.Chapter):
     assert set(known["objectives"]) <= set(page.values())
     board = texts("verdicts")
     mine = [claim for claim in claims.ledger().values() if claim.chapter == chapter.number]
-    assert all(board[sources.plain(claim.claim)] == languages.chinese()["claims"][claim.id] for claim in mine)
+    assert all(board[templates.plain(claim.claim)] == languages.chinese()["claims"][claim.id] for claim in mine)
 
 
 def test_chapter_00_is_chinese_throughout_and_its_code_is_the_same():

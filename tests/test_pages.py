@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from nbformat import v4
 
 from tools import __main__ as cli
-from tools import pages
+from tools import pages, templates
 from tools.website import prints, slides, sources
 from utils import chapters, exercises
 from utils.claims import VERDICT_MIME
@@ -67,13 +67,13 @@ def test_a_chapter_of_the_site_leaves_out_what_only_notebooks_use_and_gets_folde
     assert cells.index(next(c for c in cells if c.source == answers)) == 4  # behind the first check alone
     assert next(c for c in cells if c.source.startswith("solution(")).metadata.tags == ["hide-output"]
     quiz = cells[-1].source
-    assert all(sources.plain(question.text) in quiz for question in exercises.all_quizzes()["01"])
+    assert all(templates.plain(question.text) in quiz for question in exercises.all_quizzes()["01"])
     assert quiz.count("{dropdown} Answer") == len(exercises.all_quizzes()["01"])
 
 
 @pytest.mark.parametrize("text", ["2**(bits - 1) * x[0] < y_1", "a | b # `c` $d$ ~ {e} <b>f</b>", r"\frac & so on"])
 def test_what_an_exercise_says_is_shown_as_it_is(text):
-    shown = BeautifulSoup(MarkdownIt().render(sources.plain(text)), "html.parser")
+    shown = BeautifulSoup(MarkdownIt().render(templates.plain(text)), "html.parser")
     assert shown.get_text().strip() == text
 
 

@@ -8,6 +8,7 @@ badges, set-up cells and links point to; without one they are not shown, because
 
 import base64
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from tools import languages, workshop
+from tools.templates import rendered
 from utils import chapters, claims, exercises, files
 from utils.chapters import Address, Chapter
 from utils.errors import CourseError
@@ -27,31 +29,6 @@ MEASURED = Path(__file__).with_name("measured.json")
 FIGURE = Path("docs", "where-the-parameters-are.png")
 BADGE = "images/open-in-colab.svg"
 HOST = "https://github.com"
-
-SET_UP = """\
-# Set-up. Where the course is installed, this does nothing. Elsewhere, as in Colab, it
-# installs what is missing.
-import subprocess
-import sys
-
-try:
-    import deepseek_by_the_numbers as course
-except ImportError:
-    address = "git+{host}/{repository}@{tag}"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", address]
-    if subprocess.run(pip, capture_output=True).returncode:
-        sys.exit(f"pip cannot install {{address}}. Connect, then run this cell again.")
-    import deepseek_by_the_numbers as course
-course.set_up()"""
-SET_UP_WITHOUT_ADDRESS = """\
-# Set-up. Where the course is installed, this does nothing.
-import sys
-
-try:
-    import deepseek_by_the_numbers as course
-except ImportError:
-    sys.exit("The course is not installed here. Run `make lab` in the course's folder.")
-course.set_up()"""
 
 
 class GenerateError(CourseError, ValueError):
@@ -69,11 +46,7 @@ class Measured:
         """Running time and memory in words, rounded up."""
         if self.seconds is None or self.peak_mb is None:
             return "not yet measured", "not yet measured"
-        return f"{_rounded_up(self.seconds, 5)} s", f"{_rounded_up(self.peak_mb, 100) / 1000:.1f} GB"
-
-
-def _rounded_up(value: float, step: int) -> int:
-    return int(-(-value // step) * step)
+        return f"{math.ceil(self.seconds / 5) * 5} s", f"{math.ceil(self.peak_mb / 100) / 10:.1f} GB"
 
 
 def measured() -> dict[str, Measured]:
@@ -102,9 +75,7 @@ def _store(path: Path, data: object) -> bool:
 
 def set_up_cell(address: Address, host: str = HOST) -> str:
     """Source of the cell that every notebook starts with; `host` is where git finds the repository."""
-    if address.repository is None:
-        return SET_UP_WITHOUT_ADDRESS
-    return SET_UP.format(host=host, repository=address.repository, tag=address.tag)
+    return rendered("templates/set_up.py.j2", host=host, **vars(address))
 
 
 def publish(repository: str, tag: str | None = None) -> list[Path]:
@@ -143,8 +114,8 @@ def refresh() -> list[Path]:
                 cell.source = fill(cell.source, parts)
         if files.write(path, nbformat.writes(notebook) + "\n"):
             changed.append(path)
-    picture = next(filter(None, map(_tagged_picture, notebooks.values())), None)
-    if picture and files.write(chapters.ROOT / FIGURE, picture):
+    pictures = [picture for notebook in notebooks.values() for picture in _tagged_pictures(notebook)]
+    if pictures and files.write(chapters.ROOT / FIGURE, pictures[0]):
         changed.append(chapters.ROOT / FIGURE)
     for name, page_parts in _pages(known, list(notebooks)).items():
         page = chapters.ROOT / name
@@ -199,24 +170,27 @@ def _if_published(text: str, file: str) -> str:
 
 def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[], dict[str, str]]]:
     """What stands between the markers of each page of the repository."""
-    figures = measured()
-    words = {number: found.written() for number, found in figures.items()}
+    words = {number: found.written() for number, found in measured().items()}
+    seconds = {number: found.seconds for number, found in measured().items()}
     verdicts = [verdict for path in notebooks for verdict in claims.saved_verdicts(path)]
-    seconds = {number: found.seconds for number, found in figures.items()}
+    there = _if_published("[Open chapter 00 in Colab]({}).", known[0].file)
+    values = {"chapters": known, "parts": parts(), "measured": words, "chinese": languages.chinese()["chapters"]}
+    values |= {"terms": languages.glossary(), "files": {chapter.number: chapter.file for chapter in known}}
     return {
         "README.md": lambda: {
             "map": chapters.course_map("notebooks/"),
             "verdicts": tally(verdicts),
-            "colab": _if_published("[Open chapter 00 in Colab]({}).", known[0].file)
-            or "As long as the course has no address on GitHub, there are no badges.",
+            "colab": there or "As long as the course has no address on GitHub, there are no badges.",
         },
         "README.zh-CN.md": lambda: {
-            "map": languages.chapter_map([(chapter, *words[chapter.number]) for chapter in known]),
+            "map": rendered("templates/map.zh.md.j2", **values),
             "verdicts": languages.chinese_tally(verdicts),
         },
         "docs/verdicts.zh-CN.md": lambda: {"verdicts": languages.scoreboard(verdicts)},
-        "docs/glossary.md": lambda: {"terms": languages.glossary_terms(known)},
-        "docs/workshop.md": lambda: {"parts": parts_table()} | workshop.tables(known, seconds),
+        "docs/glossary.md": lambda: {"terms": rendered("templates/glossary.md.j2", **values)},
+        "docs/workshop.md": lambda: (
+            {"parts": rendered("templates/parts.md.j2", **values)} | workshop.tables(known, seconds)
+        ),
     }
 
 
@@ -228,16 +202,10 @@ def tally(verdicts: Sequence[claims.Verdict]) -> str:
     return f"{len(verdicts)} of {len(claims.ledger())} claims are judged: {counts or 'none'}."
 
 
-def parts_table() -> str:
-    """The parts of the course as a Markdown table: chapters, minutes to read and to practise."""
-    known = {chapter.number: chapter for chapter in chapters.all_chapters()}
-    rows = ["| part | chapters | read | exercises |", "| --- | --- | --- | --- |"]
-    for place, (name, numbers) in enumerate(chapters.PARTS.items(), 1):
-        read = sum(known[number].read_minutes for number in numbers)
-        practise = sum(known[number].exercise_minutes for number in numbers)
-        links = ", ".join(f"[{number}](../notebooks/{known[number].file})" for number in numbers)
-        rows.append(f"| {place} · {name} | {links} | {read} min | {practise} min |")
-    return "\n".join(rows)
+def parts() -> dict[str, list[Chapter]]:
+    """The parts of the course with their chapters."""
+    known = chapters.all_chapters()
+    return {name: [one for one in known if one.number in numbers] for name, numbers in chapters.PARTS.items()}
 
 
 def fill(text: str, parts: Mapping[str, str]) -> str:
@@ -253,10 +221,7 @@ def by_hand(text: str) -> str:
     return re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
 
 
-def _tagged_picture(notebook: NotebookNode) -> bytes | None:
-    for cell in notebook.cells:
-        if "readme-figure" in cell.metadata.get("tags", []):
-            for output in cell.outputs:
-                if "image/png" in output.get("data", {}):
-                    return base64.b64decode(output.data["image/png"])
-    return None
+def _tagged_pictures(notebook: NotebookNode) -> list[bytes]:
+    cells = [cell for cell in notebook.cells if "readme-figure" in cell.metadata.get("tags", [])]
+    shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
+    return [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]

@@ -13,9 +13,10 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 from traitlets.config import Config
 
-from utils import chapters, files
+from tools.templates import SITE
+from utils import files
 
-TEMPLATES = chapters.ROOT / "site" / "templates"
+TEMPLATES = SITE / "templates"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 # Badges, the marks of generated parts, and links into Colab are for notebooks.
 OTHER_LANGUAGE = re.compile(r"<details lang=.*?</details>", re.DOTALL)
@@ -95,7 +96,7 @@ def write_page(notebook: NotebookNode, title: str, folder: Path, path: Path) -> 
             else:
                 changed.source = FOR_NOTEBOOKS.sub("", cell.source)
             cells.append(changed)
-    style = (chapters.ROOT / "site" / "_static" / "print.css").read_text(encoding="utf-8")
+    style = (SITE / "_static" / "print.css").read_text(encoding="utf-8")
     resources = {"metadata": {"name": title}, "style": style}
     html, _ = Exporter("page.html.j2", folder).from_notebook_node(NotebookNode(notebook | {"cells": cells}), resources)
     files.write(path, html)

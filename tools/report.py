@@ -11,9 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from tools.results import ChapterResult
+from tools.templates import rendered
 from utils import files
 
 
@@ -58,7 +57,5 @@ def _cpu_model() -> str:
 
 def write_report(facts: dict[str, Any], build: Path) -> None:
     """Write `report.json` and `report.html` from what `summary` returns."""
-    templates = jinja2.FileSystemLoader(Path(__file__).parent)
-    jinja = jinja2.Environment(loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     files.write(build / "report.json", json.dumps(facts, ensure_ascii=False, indent=1) + "\n")
-    files.write(build / "report.html", jinja.get_template("report.html").render(facts=facts))
+    files.write(build / "report.html", rendered("templates/report.html", facts=facts))

@@ -6,6 +6,7 @@ from pathlib import Path
 import nbformat
 
 from tools.choices import choose
+from tools.templates import SITE
 from tools.website import prints, slides, sources, translate
 from utils import chapters, files
 from utils.errors import CourseError
@@ -31,7 +32,7 @@ def build(folder: Path = BUILD, *, pdf: bool = False, only: str | None = None, l
         from sphinx.cmd.build import main as sphinx_build
     except ImportError:
         raise SiteError('the website needs the extra "site": python -m pip install ".[site]"') from None
-    known = ["en", *sorted(path.name for path in (sources.SITE / "locale").iterdir())]
+    known = ["en", *sorted(path.name for path in (SITE / "locale").iterdir())]
     if language not in known:
         raise SiteError(f"no language {language!r}; there are {', '.join(known)}")
     browser = prints.find_chromium() if pdf else ""
@@ -41,7 +42,7 @@ def build(folder: Path = BUILD, *, pdf: bool = False, only: str | None = None, l
     sources.write_sources(folder / "source", printed if pdf else [], language)
     for older in html.rglob("*.pdf"):  # of pages that may have changed
         older.unlink()
-    options = ["-q", "-a", "-W", "--keep-going", "-c", str(sources.SITE), "-d", str(folder / "doctrees" / language)]
+    options = ["-q", "-a", "-W", "--keep-going", "-c", str(SITE), "-d", str(folder / "doctrees" / language)]
     if code := sphinx_build([*options, "-D", f"language={language}", str(folder / "source"), str(html)]):
         return code
     for path in chapters.notebook_paths():  # the download button gives what JupyterLab opens

@@ -12,8 +12,9 @@ import nbformat
 from nbconvert import SlidesExporter
 from nbformat import NotebookNode, v4
 
-from tools import pages
-from tools.website.sources import SITE, decks, parts
+from tools import generated, pages
+from tools.templates import SITE
+from tools.website.sources import decks
 from utils import chapters, files
 from utils.claims import VERDICT_MIME
 
@@ -54,7 +55,7 @@ def write_decks(folder: Path) -> None:
     Raises:
         WriteError: the folder cannot be written.
     """
-    for (name, title), part in zip(decks().items(), parts().values(), strict=True):
+    for (name, title), part in zip(decks().items(), generated.parts().values(), strict=True):
         listed = "\n".join(f"- {chapter.number} · {chapter.title}" for chapter in part)
         front = v4.new_markdown_cell(f"# {title}\n\nDeepSeek by the Numbers\n\n{listed}")
         front.metadata["slideshow"] = {"slide_type": "slide"}

@@ -3,28 +3,16 @@
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
-import jinja2
 import nbformat
 from nbformat import NotebookNode, v4
 
 from tools import generated, pages
+from tools.templates import SITE, rendered
 from utils import chapters, claims, exercises, files
-from utils.chapters import Chapter
 
-SITE = chapters.ROOT / "site"
 VARIANTS = ("blank", "filled")
 GLOSSARY = "docs/glossary"  # the page
-
-
-def plain(text: str) -> str:
-    """A text of an exercise as Markdown that shows it as it is."""
-    return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", " ".join(text.split()))
-
-
-_templates = jinja2.Environment(loader=jinja2.FileSystemLoader(SITE), undefined=jinja2.StrictUndefined)
-_templates.filters["plain"] = plain
 
 
 def chapter(notebook: NotebookNode) -> NotebookNode:
@@ -44,7 +32,8 @@ def _cells(cell: NotebookNode, seen: set[str]) -> Iterator[NotebookNode]:
         return
     quiz = re.match(r'quiz\("(\d\d)"', cell.source)
     if quiz:
-        yield _rendered("quiz", questions=exercises.all_quizzes()[quiz[1]])
+        questions = exercises.all_quizzes()[quiz[1]]
+        yield v4.new_markdown_cell(rendered("templates/quiz.md.j2", questions=questions))
     elif "bootstrap" not in cell.metadata.get("tags", []):
         cell.outputs = list(filter(pages.shown, cell.outputs))
         for output in cell.outputs:
@@ -55,17 +44,8 @@ def _cells(cell: NotebookNode, seen: set[str]) -> Iterator[NotebookNode]:
         for exercise_id in re.findall(r'^check\("([^"]+)"', cell.source, re.MULTILINE):
             if exercise_id in exercises.all_exercises() and exercise_id not in seen:
                 seen.add(exercise_id)
-                yield _rendered("exercise", exercise=exercises.get(exercise_id))
-
-
-def _rendered(name: str, **values: Any) -> NotebookNode:
-    return v4.new_markdown_cell(_templates.get_template(f"templates/{name}.md.j2").render(values))
-
-
-def parts() -> dict[str, list[Chapter]]:
-    """The parts of the course with their chapters."""
-    known = {chapter.number: chapter for chapter in chapters.all_chapters()}
-    return {name: [known[number] for number in numbers] for name, numbers in chapters.PARTS.items()}
+                exercise = exercises.get(exercise_id)
+                yield v4.new_markdown_cell(rendered("templates/exercise.md.j2", exercise=exercise))
 
 
 def decks() -> dict[str, str]:
@@ -83,30 +63,6 @@ def prints() -> dict[str, str]:
     return {"book": "The book: all chapters and the glossary"} | titles
 
 
-def _board() -> dict[str, str]:
-    """The verdicts as tables, long and short, and how many of each kind there are."""
-    targets = {chapter.number: chapter.file for chapter in chapters.all_chapters()}
-    found = sorted(
-        (v for path in chapters.notebook_paths() for v in claims.saved_verdicts(path)), key=lambda v: v.claim
-    )
-    rows = [
-        [v.claim, *map(plain, (v.text, v.verdict, v.measured)), f"[{v.chapter}](notebooks/{targets[v.chapter]})"]
-        for v in found
-    ]
-    head = ["claim", "the article says", "verdict", "measured", "chapter"]
-    return {
-        "counts": generated.tally(found),
-        "board": table([head, *rows]),
-        "short_board": table([row[:3] + row[4:] for row in [head, *rows]]),
-    }
-
-
-def table(rows: list[list[str]]) -> str:
-    """A Markdown table; the first row is its head."""
-    lines = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([lines[0], f"|{'---|' * len(rows[0])}", *lines[1:]])
-
-
 def write_sources(folder: Path, pdf: Collection[str] = (), language: str = "en") -> None:
     """Write the notebooks and pages for Sphinx; what has not changed keeps its time, and what has left is removed.
 
@@ -116,25 +72,25 @@ def write_sources(folder: Path, pdf: Collection[str] = (), language: str = "en")
         language: what stands in two languages in a notebook stands here in this one alone, if it is not English.
     """
     alt = re.search(r"!\[(.*)\]\(docs/where", (chapters.ROOT / "README.md").read_text(encoding="utf-8"))
+    verdicts = [verdict for path in chapters.notebook_paths() for verdict in claims.saved_verdicts(path)]
     values = {
         "map": chapters.course_map("notebooks/", {n: m.written() for n, m in generated.measured().items()}),
         "figure_alt": alt[1] if alt else "",
-        "parts": parts(),
-        "prints": prints().items(),
-        "decks": decks().items(),
+        "parts": generated.parts(),
+        "files": {chapter.number: chapter.file for chapter in chapters.all_chapters()},
+        "prints": prints(),
+        "decks": decks(),
         "variants": VARIANTS,
         "pdf": pdf,
-    } | _board()
-    written = {
-        Path(page.name): _templates.get_template(f"pages/{page.name}").render(values).encode()
-        for page in (SITE / "pages").glob("*.md")
+        "counts": generated.tally(verdicts),
+        "verdicts": sorted(verdicts, key=lambda verdict: verdict.claim),
     }
+    written = {Path(page.name): rendered(f"pages/{page.name}", **values) for page in (SITE / "pages").glob("*.md")}
     for path in chapters.notebook_paths():
         notebook = nbformat.read(path, as_version=4)
         if language != "en":
             notebook.cells[1].source = pages.OTHER_LANGUAGE.sub("", notebook.cells[1].source)
-        notebook = chapter(notebook)
-        written[Path("notebooks", path.name)] = nbformat.writes(notebook).encode()
+        written[Path("notebooks", path.name)] = nbformat.writes(chapter(notebook))
     for path in (Path("docs", name) for name in ("glossary.md", "workshop.md", generated.FIGURE.name)):
         written[path] = (chapters.ROOT / path).read_bytes()
     for path, content in written.items():

@@ -8,7 +8,7 @@ from babel.messages.pofile import read_po
 from nbformat import NotebookNode
 
 from tools.pages import OTHER_LANGUAGE
-from tools.website.sources import SITE
+from tools.templates import SITE
 
 # What stands before a text that fills a paragraph, a heading, an item of a list or a cell of a table.
 _BEFORE = r"(^(?:> ?)*(?:#+ |\d+\. |[-*] )?|\| )"
