@@ -7,6 +7,8 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
+from tools import choices, generated, runner
+from utils import chapters
 from utils.shell import commands, exit_code
 
 app = commands("DeepSeek by the Numbers: what authors and teachers run.")
@@ -16,8 +18,6 @@ Record = Annotated[bool, Option("--record", help="keep seconds and memory for th
 
 
 def _say_changed(paths: list[Path]) -> None:
-    from utils import chapters
-
     for path in paths:
         print(f"refreshed {path.relative_to(chapters.ROOT)}")
 
@@ -29,8 +29,6 @@ def run(
     record: Record = False,
 ) -> None:
     """Run every chapter; write handouts and a report to build/."""
-    from tools import generated, runner
-
     code, results = runner.run_course(only, jobs)
     if record and code == 0:
         generated.record(result.record() for result in results)
@@ -40,18 +38,15 @@ def run(
 
 @app.command()
 def save(
-    chapters: Annotated[list[str], Argument(metavar="05 07 ...", help="chapter numbers")], record: Record = False
+    numbers: Annotated[list[str], Argument(metavar="05 07 ...", help="chapter numbers")], record: Record = False
 ) -> None:
     """Run chapters and store them with their outputs; write the generated parts anew."""
-    from tools import choices, generated, runner
-    from utils.chapters import notebook_paths
-
-    known = {path.name[:2]: path for path in notebook_paths()}
-    chosen = choices.choose(",".join(chapters), known, "chapter")
+    known = {path.name[:2]: path for path in chapters.notebook_paths()}
+    chosen = choices.choose(",".join(numbers), known, "chapter")
     generated.refresh()  # chapter 00 shows the map of all chapters
-    for path in chosen:
-        result = runner.save(path)
-        print(f"saved {path.name}")
+    for number in chosen:
+        result = runner.save(known[number])
+        print(f"saved {known[number].name}")
         if record:
             generated.record([result.record()])
     _say_changed(generated.refresh())
@@ -60,8 +55,6 @@ def save(
 @app.command()
 def refresh() -> None:
     """Write the generated parts of notebooks, READMEs and docs anew."""
-    from tools import generated
-
     _say_changed(generated.refresh())
 
 
@@ -79,11 +72,8 @@ def publish(
     tag: Annotated[str | None, Option(metavar="v1.0", help="tag or branch that Colab opens and installs")] = None,
 ) -> None:
     """Set the address that badges, set-up cells and links point to."""
-    from tools import generated
-    from utils.chapters import address
-
     _say_changed(generated.publish(repository, tag))
-    there = address()
+    there = chapters.address()
     print(f"Colab opens {there.repository} at {there.tag}: commit, tag the commit {there.tag}, and push both.")
 
 
@@ -108,7 +98,6 @@ def pretrain(
 ) -> None:
     """Train the mini DeepSeek on Python's own source."""
     from tools import pretrain as pretraining
-    from utils import chapters
 
     given = {"steps": steps, "batch": batch, "window": window}
     given |= {"learning_rate": learning_rate, "warmup": warmup, "seed": seed}

@@ -22,6 +22,7 @@ import psutil
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbconvert.filters import strip_ansi
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
@@ -32,7 +33,6 @@ from utils.claims import VERDICT_MIME
 SAMPLE_EVERY = 0.25  # seconds between two looks at memory
 WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 ERROR_LINES = 8  # how much of a traceback is shown
-_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class _Meter:
@@ -84,55 +84,46 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def execute(notebook: NotebookNode, place: Path, folder: Path, timeout: float, meter: _Meter) -> dict[str, Any]:
     """Run all cells with the working folder `place`; outputs go into the notebook. Returns status and failure."""
-    at = 0
+    at, log = folder / "cell", folder / "kernel.log"
 
     def cell_starts(cell: NotebookNode, cell_index: int) -> None:
-        nonlocal at
-        at = cell_index
-        (folder / "cell").write_text(str(at))
+        at.write_text(str(cell_index))
 
-    def failed(error: str) -> dict[str, Any]:
-        return asdict(_failure(notebook.cells[: at + 1], error))
-
-    client = NotebookClient(
-        notebook,
-        timeout=timeout,
-        startup_timeout=120,
-        kernel_name="python3",
-        record_timing=False,
-        on_cell_start=cell_starts,
-        on_cell_executed=lambda **_: meter.look(),
-    )
+    hooks = {"on_cell_start": cell_starts, "on_cell_executed": lambda **_: meter.look()}
+    client = NotebookClient(notebook, timeout=timeout, startup_timeout=120, record_timing=False, **hooks)
+    client.kernel_name = "python3"
     manager = client.create_kernel_manager()
     # No folder to look for kernels: this Python's own is left, whatever else is installed under its name.
     manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
-    log = folder / "kernel.log"
     with log.open("wb") as output:
         try:
             client.execute(cwd=str(place), env=_environment(folder), stdout=output, stderr=output)
+            return {"status": "ok", "failure": None}
         except CellExecutionError:
-            outputs = notebook.cells[at].outputs
-            traces = [line for output in outputs for line in output.get("traceback", [])]
-            return {"status": "cell failed", "failure": failed("\n".join(traces))}
+            outputs = notebook.cells[int(at.read_text())].outputs
+            status, error = "cell failed", "\n".join(line for out in outputs for line in out.get("traceback", []))
         except CellTimeoutError:
-            return {"status": "timed out", "failure": failed(f"The cell ran longer than {timeout:g} s.")}
+            status, error = "timed out", f"The cell ran longer than {timeout:g} s."
         except DeadKernelError:
             code = getattr(getattr(manager.provisioner, "process", None), "returncode", None)
-            return {"status": "kernel died", "failure": failed(f"{_last_words(log)}\n{_ending(code)}")}
-        except RuntimeError as error:
-            failure = Failure(0, 0, None, "", _tail(f"{_last_words(log)}\n{error}"))
-            return {"status": "kernel died", "failure": asdict(failure)}
-    return {"status": "ok", "failure": None}
+            status, error = "kernel died", f"{_last_words(log)}\n{_ending(code)}"
+        except RuntimeError as problem:
+            status, error = "kernel died", f"{_last_words(log)}\n{problem}"
+    begun = notebook.cells[: int(at.read_text()) + 1] if at.exists() else []
+    return {"status": status, "failure": asdict(_failure(begun, strip_ansi(error)))}
 
 
 def _failure(cells: list[NotebookNode], error: str) -> Failure:
-    """The failure of the last of these cells, with the line that its traceback names."""
-    lines = cells[-1].source.splitlines()
-    error = _ANSI.sub("", error)
-    frames = re.findall(rf"Cell In\[{cells[-1].execution_count}\], line (\d+)", error)
-    line = int(frames[-1]) if frames else None
-    source = lines[line - 1] if line and line <= len(lines) else next(filter(str.strip, lines), "")
-    return Failure(len(cells), sum(c.cell_type == "code" for c in cells), line, source.strip(), _tail(error))
+    """The failure of the last of these cells, if there are any, with the line that its traceback names."""
+    code_cells = [cell for cell in cells if cell.cell_type == "code"]
+    line, source = None, ""
+    if cells:
+        lines = cells[-1].source.splitlines()
+        frames = re.findall(rf"Cell In\[{cells[-1].execution_count}\], line (\d+)", error)
+        line = int(frames[-1]) if frames else None
+        source = lines[line - 1] if line and line <= len(lines) else next(filter(str.strip, lines), "")
+    told = [text.rstrip() for text in error.splitlines() if text.strip()][-ERROR_LINES:]
+    return Failure(len(cells), len(code_cells), line, source.strip(), "\n".join(told))
 
 
 def _ending(code: int | None) -> str:
@@ -150,10 +141,6 @@ def _last_words(log: Path) -> str:
     return "\n".join(line for line in lines if "IPKernelApp" not in line)
 
 
-def _tail(text: str) -> str:
-    return "\n".join([line.rstrip() for line in text.splitlines() if line.strip()][-ERROR_LINES:])
-
-
 def normalised(notebook: NotebookNode) -> NotebookNode:
     """An executed notebook as the repository keeps it: the same run gives the same file on every machine.
 
@@ -162,17 +149,9 @@ def normalised(notebook: NotebookNode) -> NotebookNode:
     numbers.
     """
     notebook = copy.deepcopy(notebook)
-    notebook.metadata["kernelspec"] = {
-        "display_name": "Python 3 (ipykernel)",
-        "language": "python",
-        "name": "python3",
-    }
-    notebook.metadata["language_info"] = {
-        "file_extension": ".py",
-        "mimetype": "text/x-python",
-        "name": "python",
-        "pygments_lexer": "ipython3",
-    }
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    language = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
+    notebook.metadata.update(kernelspec=kernel, language_info=language)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     ids = notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})

@@ -1,15 +1,15 @@
 """Run notebooks, each in a process and a kernel of its own: the whole course with a report, or one to store."""
 
+import contextlib
 import json
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
 
 import nbformat
 from nbformat import NotebookNode
@@ -46,6 +46,7 @@ class _Job:
     notebook: NotebookNode  # executed, when it has ended
     expected: float | None  # seconds of an earlier run
     cell: int = 0  # index of the cell that runs
+    bar: TaskID | None = None  # of the display
     started: float | None = None
     result: ChapterResult | None = None
     process: subprocess.Popen | None = None
@@ -65,11 +66,10 @@ class _Job:
     def start(self, cell_timeout: float) -> None:
         self.started = time.monotonic()
         command = [sys.executable, "-m", "tools.execute", str(self.path), self.folder.name, str(cell_timeout)]
-        # In a session of its own, so that Ctrl-C reaches this process alone, which then ends all others.
         with (Path(self.folder.name) / "errors").open("wb") as errors:
-            self.process = subprocess.Popen(
-                command, cwd=ROOT, stdin=subprocess.PIPE, stdout=errors, stderr=errors, start_new_session=True
-            )
+            streams = {"stdin": subprocess.PIPE, "stdout": errors, "stderr": errors}
+            # In a session of its own, so that Ctrl-C reaches this process alone, which then ends all others.
+            self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
 
     def look(self) -> bool:
         """Take note of the cell that runs; says whether the notebook has ended, with a result then."""
@@ -83,8 +83,8 @@ class _Job:
             self.notebook = nbformat.read(folder / "executed.ipynb", as_version=4)
         else:
             last = "\n".join((folder / "errors").read_text(errors="replace").splitlines()[-8:])
-            told = {"status": "kernel died", "failure": vars(Failure(0, 0, None, "", last))}
-            told |= {"seconds": 0.0, "peak_mb": 0.0, "verdicts": []}
+            told = {"status": "kernel died", "seconds": 0.0, "peak_mb": 0.0, "verdicts": []}
+            told["failure"] = vars(Failure(0, 0, None, "", last))
         told["failure"] = told["failure"] and Failure(**told["failure"])
         self.result = ChapterResult(self.number, self.title, self.path.name, **told)
         return True
@@ -165,12 +165,11 @@ def run_notebooks(
     known = {path.name[:2]: path for path in notebook_paths(notebooks)}
     if not known:
         raise RunError(f"no notebooks named NN_name.ipynb in {notebooks}")
-    chosen = [_load(path) for path in choose(only, known, "chapter")]
-
-    def keep(job: _Job, result: ChapterResult) -> None:
-        pages.write_page(job.notebook, f"{job.number} · {job.title}", notebooks, build / result.page)
-
-    results = _run_all(chosen, jobs, cell_timeout, console or Console(), keep)
+    chosen = [_load(known[number]) for number in choose(only, known, "chapter")]
+    with contextlib.closing(_run_all(chosen, jobs, cell_timeout, console or Console())) as ended:
+        for job in ended:
+            pages.write_page(job.notebook, f"{job.number} · {job.title}", notebooks, build / job.result.page)
+    results = [job.result for job in chosen if job.result]
     report.write_report(report.summary(results, len(known), time.monotonic() - start), build)
     return results
 
@@ -184,14 +183,11 @@ def save(notebook: Path, *, cell_timeout: float = CELL_TIMEOUT, console: Console
     """
     notebook = Path(notebook).resolve()
 
-    def keep(job: _Job, result: ChapterResult) -> None:
-        if result.ok:
-            files.write(notebook, nbformat.writes(job.notebook).rstrip("\n") + "\n")
-
-    [result] = _run_all([_load(notebook)], 1, cell_timeout, console or Console(), keep)
-    if not result.ok:
-        raise NotebookFailed(f"{notebook.name} is not saved: {result.status}, {result.failure}")
-    return result
+    [job] = _run_all([_load(notebook)], 1, cell_timeout, console or Console())
+    if not job.result.ok:
+        raise NotebookFailed(f"{notebook.name} is not saved: {job.result.status}, {job.result.failure}")
+    files.write(notebook, nbformat.writes(job.notebook).rstrip("\n") + "\n")
+    return job.result
 
 
 def _load(path: Path) -> _Job:
@@ -204,14 +200,8 @@ def _load(path: Path) -> _Job:
     return _Job(path, notebook, known and known.seconds)
 
 
-def _run_all(
-    chosen: list[_Job],
-    jobs: int,
-    cell_timeout: float,
-    console: Console,
-    keep: Callable[[_Job, ChapterResult], None],
-) -> list[ChapterResult]:
-    """Execute notebooks, at most `jobs` at a time; hand each to `keep` when it has ended."""
+def _run_all(chosen: list[_Job], jobs: int, cell_timeout: float, console: Console) -> Iterator[_Job]:
+    """Execute notebooks, at most `jobs` at a time; yields each when it has ended."""
     waiting, running = list(chosen), list[_Job]()
     with _Display(console, chosen, jobs) as display:
         try:
@@ -223,7 +213,7 @@ def _run_all(
                 time.sleep(LOOK_EVERY)
                 for job in list(running):
                     if job.look() and job.result:
-                        keep(job, job.result)
+                        yield job
                         job.end()
                         running.remove(job)
                         display.finished(job, job.result)
@@ -232,61 +222,39 @@ def _run_all(
         finally:
             for job in running:
                 job.end()
-    return [job.result for job in chosen if job.result]
 
 
-class _Display:
+class _Display(Progress):
     """Progress: bars on a terminal, elsewhere one line at the start and one at the end of a chapter."""
 
     def __init__(self, console: Console, chosen: list[_Job], jobs: int) -> None:
-        self.console, self.chosen, self.jobs = console, chosen, jobs
-        self.bars: dict[str, TaskID] = {}
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[unit]} {task.fields[at]}/{task.total}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self.all = self.progress.add_task("all", total=len(chosen), at=0, unit="chapters", left="")
-
-    def __enter__(self) -> Self:
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        what, left = TextColumn("{task.description}", markup=False), TextColumn("{task.fields[left]}")
+        place = TextColumn("{task.fields[unit]} {task.fields[at]}/{task.total}")
+        columns = (what, BarColumn(bar_width=24), place, TimeElapsedColumn(), left)
+        super().__init__(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self.chosen, self.jobs = chosen, jobs
+        self.all = self.add_task("all", total=len(chosen), at=0, unit="chapters", left="")
 
     def started(self, job: _Job) -> None:
         title, total = f"{job.number} {job.title}", len(job.notebook.cells)
-        if self.console.is_terminal:
-            self.bars[job.number] = self.progress.add_task(title, total=total, at=1, unit="cell", left="")
-        else:
+        job.bar = self.add_task(title, total=total, at=1, unit="cell", left="")
+        if not self.console.is_terminal:
             guess = f", about {job.expected:.0f} s" if job.expected else ""
             self.console.print(f"{title}: starts, {total} cells{guess}", markup=False, highlight=False)
 
     def moved(self, job: _Job) -> None:
-        if job.number in self.bars:
-            left = _about(job.seconds_left())
-            self.progress.update(self.bars[job.number], completed=job.cell, at=job.cell + 1, left=left)
-            self.progress.update(self.all, left=_about(self._left()))
+        self.update(job.bar, completed=job.cell, at=job.cell + 1, left=_about(job.seconds_left()))
+        left = [other.seconds_left() for other in self.chosen if other.result is None]
+        known = [seconds for seconds in left if seconds is not None]
+        # Of all chapters, where each was timed once or has done a part.
+        self.update(self.all, left=_about(sum(known) / self.jobs if len(known) == len(left) else None))
 
     def finished(self, job: _Job, result: ChapterResult) -> None:
-        if job.number in self.bars:
-            self.progress.remove_task(self.bars.pop(job.number))
+        self.remove_task(job.bar)
         done = sum(other.result is not None for other in self.chosen)
-        self.progress.update(self.all, completed=done, at=done)
+        self.update(self.all, completed=done, at=done)
         end = f"{result.status}, {result.seconds:.0f} s, {result.peak_mb:.0f} MB"
-        self.progress.console.print(f"{result.number} {result.title}: {end}", markup=False, highlight=False)
-
-    def _left(self) -> float | None:
-        """Seconds left for all chapters, where each was timed once or has done a part."""
-        left = [job.seconds_left() for job in self.chosen if job.result is None]
-        known = [seconds for seconds in left if seconds is not None]
-        return sum(known) / self.jobs if len(known) == len(left) else None
+        self.console.print(f"{result.number} {result.title}: {end}", markup=False, highlight=False)
 
 
 def _about(seconds: float | None) -> str:
@@ -297,17 +265,11 @@ def _about(seconds: float | None) -> str:
 
 def _table(results: list[ChapterResult]) -> Table:
     table = Table(title="DeepSeek by the Numbers", title_justify="left")
-    for name, justify in (("chapter", "left"), ("title", "left"), ("seconds", "right"), ("peak MB", "right")):
-        table.add_column(name, justify=justify)
-    table.add_column("verdicts")
-    table.add_column("status")
+    for name in ("chapter", "title", "seconds", "peak MB", "verdicts", "status"):
+        table.add_column(name, justify="right" if name in ("seconds", "peak MB") else "left")
     for result in results:
-        table.add_row(
-            result.number,
-            Text(result.title),
-            f"{result.seconds:.1f}",
-            f"{result.peak_mb:.0f}",
-            " ".join(verdict["claim"] for verdict in result.verdicts),
-            Text(result.status, style="green" if result.ok else "bold red"),
-        )
+        judged = " ".join(verdict["claim"] for verdict in result.verdicts)
+        status = Text(result.status, style="green" if result.ok else "bold red")
+        numbers = f"{result.seconds:.1f}", f"{result.peak_mb:.0f}"
+        table.add_row(result.number, Text(result.title), *numbers, judged, status)
     return table

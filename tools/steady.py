@@ -59,36 +59,34 @@ def verdicts_under(condition: str, chapters: str, python: str = sys.executable) 
             subprocess.run([python, "-c", RUN, folder, chapters], env=os.environ | own, check=True)
         report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
     found = {verdict["claim"]: verdict["verdict"] for chapter in report["chapters"] for verdict in chapter["verdicts"]}
-    failed = {
-        f"chapter {chapter['number']}": f"{chapter['status']}: {chapter['failure']['error'].splitlines()[-1][:60]}"
-        for chapter in report["chapters"]
-        if chapter["failure"]
-    }
-    return found | failed
+    for chapter in report["chapters"]:
+        if chapter["failure"]:
+            last = chapter["failure"]["error"].splitlines()[-1]
+            found[f"chapter {chapter['number']}"] = f"{chapter['status']}: {last[:60]}"
+    return found
 
 
-def contradicts(one: str, other: str) -> bool:
-    """Whether two verdicts on a claim cannot both be right."""
-    kinds = {word.split(" if ")[0] if " if " not in word else "holds if" for word in (one, other)}
+def contradicts(*verdicts: str) -> bool:
+    """Whether verdicts on one claim cannot all be right."""
+    kinds = {"holds if" if verdict.startswith("holds if ") else verdict for verdict in verdicts}
     return len(kinds - {claims.UNTOLD}) > 1
 
 
 def contradictions(table: Mapping[str, Mapping[str, str]]) -> list[str]:
     """Claims on which conditions contradict each other, and chapters that failed; `table` is condition -> verdicts."""
-    rows = sorted({claim for verdicts in table.values() for claim in verdicts})
-    words = {claim: [verdicts[claim] for verdicts in table.values() if claim in verdicts] for claim in rows}
-    return [
-        claim
-        for claim, found in words.items()
-        if claim.startswith("chapter") or any(contradicts(one, other) for one in found for other in found)
-    ]
+    words = {claim: [verdicts[claim] for verdicts in table.values() if claim in verdicts] for claim in _claims(table)}
+    return [claim for claim, found in words.items() if claim.startswith("chapter") or contradicts(*found)]
+
+
+def _claims(table: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return sorted({claim for verdicts in table.values() for claim in verdicts})
 
 
 def markdown(table: Mapping[str, Mapping[str, str]]) -> str:
-    """The table of verdicts: a row a claim, a column a condition. A verdict like the first column's is a tick."""
+    """The table of verdicts: a row a claim, a column a condition. What is like the first column says so."""
     names = list(table)
     rows = [f"| claim | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
-    for claim in sorted({claim for verdicts in table.values() for claim in verdicts}):
+    for claim in _claims(table):
         first, *others = (table[name].get(claim, "–") for name in names)
         cells = [first, *("the same" if word == first else word for word in others)]
         rows.append(f"| {claim} | {' | '.join(cells)} |")
@@ -103,7 +101,7 @@ def compare(only: str | None = None, conditions: str | None = None, python2: str
         conditions: names from `CONDITIONS` separated by commas; None for all.
         python2: another Python that has the course's packages, for one more condition.
     """
-    chosen = choose(conditions, {name: name for name in CONDITIONS}, "condition")
+    chosen = choose(conditions, CONDITIONS, "condition")
     table = {}
     for name in chosen + ([OTHER] if python2 else []):
         print(f"--- {name}", flush=True)

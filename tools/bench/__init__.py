@@ -20,7 +20,7 @@ def print_ratios(only: str | None = None) -> None:
     Raises:
         ChoiceError: no such topic; the message lists them.
     """
-    wanted = choose(only, {name: name for name in topics()}, "topic")
+    wanted = choose(only, topics(), "topic")
     print("Ratios of time, median of pairs with quartiles; above 1 the second way is faster.", flush=True)
     for name in wanted:
         print(f"\n{name}", flush=True)

@@ -5,6 +5,7 @@ length, computes the head only where the label is, and keeps the base in bfloat1
 """
 
 import logging
+import math
 import tempfile
 import time
 import warnings
@@ -40,30 +41,17 @@ def adapted(precision: str = "float32") -> PeftModel:
     return get_peft_model(models.load_language_model(precision), config)
 
 
-def trainer(model: PeftModel, tokenizer, rows: Sequence[diagnoses.Diagnosis], folder: str, **options) -> Trainer:
+def trainer(
+    model: PeftModel, tokenizer, rows: Sequence[diagnoses.Diagnosis], folder: str, seconds: float = math.inf, **options
+) -> Trainer:
     """transformers' Trainer with its defaults, but silent and saving nothing; only the label token has a loss."""
-    words = diagnoses.label_ids(tokenizer).tolist()
-    data = [
-        {
-            "input_ids": [*ids, words[label]],
-            "attention_mask": [1] * (len(ids) + 1),
-            "labels": [-100] * len(ids) + [words[label]],
-        }
-        for ids, label in diagnoses.encode(rows, tokenizer)
-    ]
-    callbacks = [_StopAfter(options.pop("seconds"))] if "seconds" in options else None
-    arguments = TrainingArguments(
-        folder,
-        disable_tqdm=True,
-        report_to="none",
-        save_strategy="no",
-        logging_strategy="no",
-        dataloader_pin_memory=torch.cuda.is_available(),  # without a GPU it only complains
-        **options,
-    )
-    made = Trainer(
-        model, arguments, train_dataset=data, data_collator=DataCollatorForSeq2Seq(tokenizer), callbacks=callbacks
-    )
+    words, data = diagnoses.label_ids(tokenizer).tolist(), []
+    for ids, label in diagnoses.encode(rows, tokenizer):
+        data.append({"input_ids": [*ids, words[label]], "labels": [-100] * len(ids) + [words[label]]})
+    quiet = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_strategy": "no"}
+    quiet |= {"dataloader_pin_memory": torch.cuda.is_available()}  # without a GPU it only complains
+    arguments, collator = TrainingArguments(folder, **quiet, **options), DataCollatorForSeq2Seq(tokenizer)
+    made = Trainer(model, arguments, collator, data, callbacks=[_StopAfter(seconds)])
     made.remove_callback(PrinterCallback)
     return made
 

@@ -1,7 +1,6 @@
 """The shipped pretraining loop against a plain float32 loop, on the same model and the same batches."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from transformers import AutoModelForCausalLM
@@ -13,21 +12,11 @@ STEPS = 12
 RECIPE = pretrain.Recipe(warmup=4)
 
 
-@dataclass
-class _Loop:
-    """A training that goes one step on with each call of `step`, and keeps its losses."""
-
-    one_step: Callable[[torch.Tensor, int], float]
-    tokens: torch.Tensor
-    losses: list[float]
-
-    def step(self) -> None:
-        number = len(self.losses)
-        ids = corpus.batch(self.tokens, number, RECIPE.batch, RECIPE.window, RECIPE.seed)  # (windows, tokens)
-        self.losses.append(self.one_step(ids, number))
+OneStep = Callable[[torch.Tensor, int], float]
+"""Trains on the tokens (windows, tokens) of a step with its number; returns the loss."""
 
 
-def _shipped(tokens: torch.Tensor) -> _Loop:
+def _shipped() -> OneStep:
     accelerator = pretrain.new_accelerator()
     plain = pretrain.new_model("mini", RECIPE.seed)
     model, optimizer = accelerator.prepare(plain, pretrain.optimizer_for(plain, RECIPE))
@@ -37,10 +26,10 @@ def _shipped(tokens: torch.Tensor) -> _Loop:
     def one_step(ids: torch.Tensor, step: int) -> float:
         return pretrain.training_step(accelerator, model, optimizer, balance, ids, RECIPE, step)
 
-    return _Loop(one_step, tokens, [])
+    return one_step
 
 
-def _plain(tokens: torch.Tensor) -> _Loop:
+def _plain() -> OneStep:
     """What one writes first: the library's class, float32, a new AdamW, nothing chosen for speed."""
     torch.manual_seed(RECIPE.seed)
     device = models.best_device()
@@ -56,16 +45,26 @@ def _plain(tokens: torch.Tensor) -> _Loop:
         optimizer.step()
         return loss.item()
 
-    return _Loop(one_step, tokens, [])
+    return one_step
 
 
 def measured_lines() -> Iterator[str]:
     """The ratio of a step's time, tokens a second, and the losses of both loops after the same batches."""
     texts = list(corpus.training_texts(tests=False).values())[:200]
     tokens = corpus.encode(texts, models.mini_tokenizer())
-    plain, shipped = _plain(tokens), _shipped(tokens)
-    ratio = measure.paired_ratio(plain.step, shipped.step, pairs=STEPS)
+    plain, shipped = list[float](), list[float]()
+
+    def loop(one_step: OneStep, losses: list[float]) -> Callable[[], None]:
+        """One step on with each call, on the next batch."""
+
+        def step() -> None:
+            ids = corpus.batch(tokens, len(losses), RECIPE.batch, RECIPE.window, RECIPE.seed)
+            losses.append(one_step(ids, len(losses)))
+
+        return step
+
+    ratio = measure.paired_ratio(loop(_plain(), plain), loop(_shipped(), shipped), pairs=STEPS)
     size = RECIPE.batch * RECIPE.window
     yield f"training step: plain float32 / shipped loop   {ratio}"
     yield f"tokens a second: plain {size / ratio.first_seconds:,.0f}, shipped {size / ratio.second_seconds:,.0f}"
-    yield f"loss after {len(plain.losses)} steps: plain {plain.losses[-1]:.3f}, shipped {shipped.losses[-1]:.3f}"
+    yield f"loss after {len(plain)} steps: plain {plain[-1]:.3f}, shipped {shipped[-1]:.3f}"

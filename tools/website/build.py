@@ -32,12 +32,13 @@ def build(folder: Path = BUILD, *, pdf: bool = False, only: str | None = None, l
         from sphinx.cmd.build import main as sphinx_build
     except ImportError:
         raise SiteError('the website needs the extra "site": python -m pip install ".[site]"') from None
-    known = ["en", *sorted(path.name for path in (SITE / "locale").iterdir())]
-    if language not in known:
-        raise SiteError(f"no language {language!r}; there are {', '.join(known)}")
+    languages = ["en", *sorted(path.name for path in (SITE / "locale").iterdir())]
+    if language not in languages:
+        raise SiteError(f"no language {language!r}; there are {', '.join(languages)}")
     browser = prints.find_chromium() if pdf else ""
     titles = sources.prints()
-    printed = choose(only, {name[:2]: name for name in titles if name != "book"}, "chapter") if only else list(titles)
+    known = {name[:2]: name for name in titles if name != "book"}
+    printed = [known[number] for number in choose(only, known, "chapter")] if only else list(titles)
     html = folder / ("html" if language == "en" else language)
     sources.write_sources(folder / "source", printed if pdf else [], language)
     for older in html.rglob("*.pdf"):  # of pages that may have changed
