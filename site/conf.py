@@ -1,18 +1,16 @@
 """The website's configuration. `python -m tools site` prepares what Sphinx reads and starts it with this file."""
 
-from pathlib import Path
-
 from tools import generated
+from tools.templates import SITE
 from utils import chapters
 
-HERE = Path(__file__).parent
 ADDRESS = chapters.address()
 
 project = "DeepSeek by the Numbers"
 author = "the course's authors"
 copyright = "text and figures CC BY 4.0, code Apache 2.0"
 language = "en"
-locale_dirs = [str(HERE / "locale")]
+locale_dirs = [str(SITE / "locale")]
 gettext_compact = False
 gettext_uuid = False
 
@@ -27,8 +25,8 @@ nb_ipywidgets_js = {}  # no script from a network
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence"]
 myst_heading_anchors = 3
 
-templates_path = [str(HERE / "_templates")]
-html_static_path = [str(HERE / "_static")]
+templates_path = [str(SITE / "_templates")]
+html_static_path = [str(SITE / "_static")]
 html_css_files = ["course.css"]
 html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"

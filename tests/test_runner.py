@@ -261,7 +261,7 @@ def test_progress_has_bars_on_a_terminal_and_lines_elsewhere(tmp_path):
 def test_time_left_comes_from_an_earlier_run_or_from_the_cells_that_are_done(tmp_path, monkeypatch):
     path = write(tmp_path, "01_x.ipynb", "1", "2", "3", "4")
     monkeypatch.setattr(runner, "measured", lambda: {"01": generated.Measured(40, 1)})
-    chapter = runner._load(path)
+    chapter = runner._Job(path)
     monkeypatch.setattr(time, "monotonic", lambda: 110.0)
     assert chapter.seconds_left() == 40
     chapter.started = 100.0

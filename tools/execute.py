@@ -26,7 +26,7 @@ from nbconvert.filters import strip_ansi
 from nbconvert.preprocessors.coalescestreams import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
-from tools.results import Failure
+from tools.report import Failure
 from utils.chapters import ROOT
 from utils.claims import VERDICT_MIME
 

@@ -104,62 +104,49 @@ def refresh() -> list[Path]:
     path = chapters.DATA / "chapters.json"
     described = {path.name[:2]: _describe(path, notebook) for path, notebook in notebooks.items()}
     changed = [path] if _store(path, described) else []
-    known = chapters.all_chapters()
+    known, wanted = chapters.all_chapters(), dict[Path, str | bytes]()
     for chapter, following, (path, notebook) in zip(known, [*known[1:], None], notebooks.items(), strict=True):
-        parts = _chapter_parts(chapter, following)
+        own = _chapter_parts(chapter, following)
         for cell in notebook.cells:
             if "bootstrap" in cell.metadata.get("tags", []):
                 cell.source = set_up_cell(chapters.address())
             elif cell.cell_type == "markdown":
-                cell.source = fill(cell.source, parts)
-        if files.write(path, nbformat.writes(notebook) + "\n"):
-            changed.append(path)
+                cell.source = fill(cell.source, own)
+        wanted[path] = nbformat.writes(notebook) + "\n"
     pictures = [picture for notebook in notebooks.values() for picture in _tagged_pictures(notebook)]
-    if pictures and files.write(chapters.ROOT / FIGURE, pictures[0]):
-        changed.append(chapters.ROOT / FIGURE)
+    if pictures:
+        wanted[chapters.ROOT / FIGURE] = pictures[0]
     for name, page_parts in _pages(known, list(notebooks)).items():
         page = chapters.ROOT / name
-        if page.exists() and files.write(page, fill(page.read_text(encoding="utf-8"), page_parts())):
-            changed.append(page)
-    return changed
+        if page.exists():
+            wanted[page] = fill(page.read_text(encoding="utf-8"), page_parts())
+    return changed + [path for path, content in wanted.items() if files.write(path, content)]
 
 
 def _describe(path: Path, notebook: NotebookNode) -> dict[str, Any]:
     first = notebook.cells[0].source
-    title = re.search(r"^# \d\d · (.+)$", first, re.MULTILINE)
-    question = re.search(r"^\*\*The question:\*\* (.+)$", first, re.MULTILINE)
-    if not title or not question:
+    described = re.search(r"^# \d\d · ([^\n]+)$.*^\*\*The question:\*\* ([^\n]+)$", first, re.DOTALL | re.MULTILINE)
+    if not described:
         raise GenerateError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     words = len(by_hand(prose).split())
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
     boxes = (e.minutes for e in exercises.all_exercises().values() if e.id.startswith(path.name[:2]))
-    return {
-        "file": path.name,
-        "title": title[1],
-        "question": question[1],
-        "read_minutes": round(words / 200 + code / 4),
-        "exercise_minutes": sum(boxes),
-    }
+    minutes = {"read_minutes": round(words / 200 + code / 4), "exercise_minutes": sum(boxes)}
+    return {"file": path.name, "title": described[1], "question": described[2]} | minutes
 
 
 def _chapter_parts(chapter: Chapter, following: Chapter | None) -> dict[str, str]:
     """What stands between the markers of a chapter."""
     runs_in, memory = measured()[chapter.number].written()
-    facts = (
-        f"{chapter.read_minutes} min to read · {chapter.exercise_minutes} min of exercises · "
-        f"runs in {runs_in} on 2 cores · {memory} of memory"
-    )
-    badge = f"[![Open this chapter in Colab]({BADGE})]({{}})"
+    facts = f"{chapter.read_minutes} min to read · {chapter.exercise_minutes} min of exercises"
+    facts += f" · runs in {runs_in} on 2 cores · {memory} of memory"
+    badge = _if_published(f"[![Open this chapter in Colab]({BADGE})]({{}})\n\n", chapter.file)
     to = following or chapters.all_chapters()[0]
     label, rest = ("**Next:**", f" {to.question}") if following else ("**Back to the map:**", "")
     # A copy that stands alone in Colab has no neighbours: there the second link leads on.
     on = f"{label} [{to.number} · {to.title}]({to.file}){_if_published(' ([in Colab]({}))', to.file)}.{rest}"
-    return {
-        "badge": _if_published(badge + "\n\n", chapter.file) + facts,
-        "next": on,
-        "zh": languages.block(chapter.number),
-    }
+    return {"badge": badge + facts, "next": on, "zh": languages.block(chapter.number)}
 
 
 def _if_published(text: str, file: str) -> str:
@@ -196,8 +183,9 @@ def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[]
 
 def tally(verdicts: Sequence[claims.Verdict]) -> str:
     """How many claims hold, hold under a condition, and are refuted, in one line."""
-    kinds = Counter("hold under a condition" if " if " in v.verdict else v.verdict for v in verdicts)
-    kinds = Counter({{"holds": "hold", "refuted": "are refuted"}.get(kind, kind): n for kind, n in kinds.items()})
+    words = {"holds": "hold", "refuted": "are refuted", "holds if": "hold under a condition"}
+    found = [re.sub("^holds if .*", "holds if", verdict.verdict) for verdict in verdicts]
+    kinds = Counter(words.get(word, word) for word in found)
     counts = ", ".join(f"**{count} {kind}**" for kind, count in kinds.most_common())
     return f"{len(verdicts)} of {len(claims.ledger())} claims are judged: {counts or 'none'}."
 

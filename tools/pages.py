@@ -78,15 +78,8 @@ class Exporter(HTMLExporter):
         return MarkdownWithMath(renderer=renderer).render(source)
 
 
-def write_page(notebook: NotebookNode, title: str, folder: Path, path: Path) -> None:
-    """Write a notebook with its outputs as one HTML file.
-
-    Args:
-        notebook: it stays as it is.
-        title: title of the page.
-        folder: where the notebook stands; pictures that its text refers to are read from there.
-        path: the HTML file.
-    """
+def readable(notebook: NotebookNode) -> list[NotebookNode]:
+    """Copies of the cells that a page shows, without what only a notebook can use: set-up, badges, widgets."""
     cells = []
     for cell in notebook.cells:
         if "bootstrap" not in cell.metadata.get("tags", []):
@@ -96,7 +89,20 @@ def write_page(notebook: NotebookNode, title: str, folder: Path, path: Path) -> 
             else:
                 changed.source = FOR_NOTEBOOKS.sub("", cell.source)
             cells.append(changed)
+    return cells
+
+
+def write_page(notebook: NotebookNode, title: str, folder: Path, path: Path) -> None:
+    """Write a notebook with its outputs as one HTML file.
+
+    Args:
+        notebook: it stays as it is.
+        title: title of the page.
+        folder: where the notebook stands; pictures that its text refers to are read from there.
+        path: the HTML file.
+    """
+    changed = NotebookNode(notebook | {"cells": readable(notebook)})
     style = (SITE / "_static" / "print.css").read_text(encoding="utf-8")
     resources = {"metadata": {"name": title}, "style": style}
-    html, _ = Exporter("page.html.j2", folder).from_notebook_node(NotebookNode(notebook | {"cells": cells}), resources)
+    html, _ = Exporter("page.html.j2", folder).from_notebook_node(changed, resources)
     files.write(path, html)

@@ -8,20 +8,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
-from nbformat import NotebookNode
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from tools import pages, report
 from tools.choices import choose
 from tools.generated import measured
-from tools.results import ChapterResult, Failure
+from tools.report import ChapterResult, Failure
 from utils import files
 from utils.chapters import NOTEBOOKS, ROOT, notebook_paths
 from utils.errors import CourseError
@@ -38,30 +36,24 @@ class NotebookFailed(CourseError, RuntimeError):
     """A notebook that should have been stored has a failing cell; the message says where and why."""
 
 
-@dataclass
 class _Job:
     """A notebook on its way through the runner."""
 
-    path: Path
-    notebook: NotebookNode  # executed, when it has ended
-    expected: float | None  # seconds of an earlier run
-    cell: int = 0  # index of the cell that runs
-    bar: TaskID | None = None  # of the display
-    started: float | None = None
-    result: ChapterResult | None = None
-    process: subprocess.Popen | None = None
-    folder: tempfile.TemporaryDirectory = field(
-        default_factory=lambda: tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True)
-    )
-
-    @property
-    def number(self) -> str:
-        return self.path.name[:2]
-
-    @property
-    def title(self) -> str:
+    def __init__(self, path: Path) -> None:
+        try:
+            self.notebook = nbformat.read(path, as_version=4)  # executed, when it has ended
+            nbformat.validate(self.notebook)
+        except (ValueError, AttributeError, nbformat.ValidationError) as error:
+            raise RunError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from error
+        self.path, self.number = path, path.name[:2]
         headings = re.findall(r"^# +(?:\d\d · )?(.+)$", "\n".join(c.source for c in self.notebook.cells), re.M)
-        return headings[0].strip() if headings else self.path.stem
+        self.title = headings[0].strip() if headings else path.stem
+        self.expected = measured()[self.number].seconds if self.number in measured() else None  # of an earlier run
+        self.cell = 0  # index of the cell that runs
+        self.started: float | None = None
+        self.process: subprocess.Popen | None = None
+        self.result: ChapterResult | None = None
+        self.folder = tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True)
 
     def start(self, cell_timeout: float) -> None:
         self.started = time.monotonic()
@@ -165,7 +157,7 @@ def run_notebooks(
     known = {path.name[:2]: path for path in notebook_paths(notebooks)}
     if not known:
         raise RunError(f"no notebooks named NN_name.ipynb in {notebooks}")
-    chosen = [_load(known[number]) for number in choose(only, known, "chapter")]
+    chosen = [_Job(known[number]) for number in choose(only, known, "chapter")]
     with contextlib.closing(_run_all(chosen, jobs, cell_timeout, console or Console())) as ended:
         for job in ended:
             pages.write_page(job.notebook, f"{job.number} · {job.title}", notebooks, build / job.result.page)
@@ -174,7 +166,7 @@ def run_notebooks(
     return results
 
 
-def save(notebook: Path, *, cell_timeout: float = CELL_TIMEOUT, console: Console | None = None) -> ChapterResult:
+def save(notebook: Path, console: Console | None = None) -> ChapterResult:
     """Execute a notebook in a fresh kernel and store it in place, with its outputs and normalised metadata.
 
     Raises:
@@ -182,22 +174,11 @@ def save(notebook: Path, *, cell_timeout: float = CELL_TIMEOUT, console: Console
         RunError: the file is no notebook.
     """
     notebook = Path(notebook).resolve()
-
-    [job] = _run_all([_load(notebook)], 1, cell_timeout, console or Console())
+    [job] = _run_all([_Job(notebook)], 1, CELL_TIMEOUT, console or Console())
     if not job.result.ok:
         raise NotebookFailed(f"{notebook.name} is not saved: {job.result.status}, {job.result.failure}")
     files.write(notebook, nbformat.writes(job.notebook).rstrip("\n") + "\n")
     return job.result
-
-
-def _load(path: Path) -> _Job:
-    try:
-        notebook = nbformat.read(path, as_version=4)
-        nbformat.validate(notebook)
-    except (ValueError, AttributeError, nbformat.ValidationError) as error:
-        raise RunError(f"{path} is not a notebook: {str(error).splitlines()[0]}") from error
-    known = measured().get(path.name[:2])
-    return _Job(path, notebook, known and known.seconds)
 
 
 def _run_all(chosen: list[_Job], jobs: int, cell_timeout: float, console: Console) -> Iterator[_Job]:
@@ -212,7 +193,7 @@ def _run_all(chosen: list[_Job], jobs: int, cell_timeout: float, console: Consol
                     display.started(running[-1])
                 time.sleep(LOOK_EVERY)
                 for job in list(running):
-                    if job.look() and job.result:
+                    if job.look():
                         yield job
                         job.end()
                         running.remove(job)

@@ -8,13 +8,6 @@ import jinja2
 from utils import chapters
 
 SITE = chapters.ROOT / "site"
-_environment = jinja2.Environment(
-    autoescape=jinja2.select_autoescape(),  # of HTML
-    loader=jinja2.FileSystemLoader(SITE),
-    lstrip_blocks=True,
-    trim_blocks=True,
-    undefined=jinja2.StrictUndefined,
-)
 
 
 def plain(text: str) -> str:
@@ -22,6 +15,8 @@ def plain(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|$~])", r"\\\1", " ".join(text.split()))
 
 
+_environment = jinja2.Environment(lstrip_blocks=True, trim_blocks=True, undefined=jinja2.StrictUndefined)
+_environment.loader, _environment.autoescape = jinja2.FileSystemLoader(SITE), jinja2.select_autoescape()
 _environment.filters["plain"] = plain
 
 

@@ -31,17 +31,15 @@ def forms(context: int) -> dict[str, object]:
         key = torch.cat([latent @ up_key.mT, position.expand(HEADS, -1, -1)], dim=-1)
         return key, latent @ up_value.mT
 
-    kept = expand()
-    whole_query = torch.cat([query, turned], dim=-1)
-    both = torch.cat([latent, position], dim=-1)  # what the cache of MLA holds
-    ways = {
-        "rebuilt": lambda: _attend(whole_query, *expand()),
-        "expanded cache": lambda: _attend(whole_query, *kept),
+    def absorbed() -> torch.Tensor:
         # All heads read the same latents, so that they are the rows of one matrix here.
-        "absorbed": lambda: (
-            _attend(torch.cat([query @ up_key, turned], dim=-1)[:, 0], both[0], latent[0])[:, None] @ up_value.mT
-        ),
-    }
+        rows = torch.cat([query @ up_key, turned], dim=-1)[:, 0]
+        return _attend(rows, both[0], latent[0])[:, None] @ up_value.mT
+
+    kept, whole_query = expand(), torch.cat([query, turned], dim=-1)
+    both = torch.cat([latent, position], dim=-1)  # what the cache of MLA holds
+    ways = {"rebuilt": lambda: _attend(whole_query, *expand()), "expanded cache": lambda: _attend(whole_query, *kept)}
+    ways |= {"absorbed": absorbed}
     wanted = ways["rebuilt"]()
     for name, form in ways.items():
         if not torch.allclose(form(), wanted, atol=1e-3):

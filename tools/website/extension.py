@@ -1,12 +1,8 @@
-"""What the course adds to Sphinx: formulas as MathML, words that show their meaning, alt texts, pages to print."""
+"""What the course adds to Sphinx: formulas as MathML, words that show their meaning, pages to print."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
-import nbformat
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
@@ -20,7 +16,6 @@ from tools.website.sources import GLOSSARY
 def setup(app: Sphinx) -> dict[str, bool]:
     """Sphinx calls this."""
     app.add_html_math_renderer("mathml", (_inline_math, None), (_block_math, None))
-    app.connect("doctree-read", _give_alt_texts)
     app.connect("doctree-resolved", _explain_words)
     app.connect("html-page-context", prints.keep_body)
     app.connect("build-finished", prints.write_pages)
@@ -39,24 +34,6 @@ def _block_math(writer: HTML5Translator, node: nodes.math_block) -> None:
     writer.body.append(writer.starttag(node, "div", CLASS="math", tabindex="0"))
     writer.body.append(formula(node.astext(), "block") + "</div>")
     raise nodes.SkipNode
-
-
-# A saved picture carries its alt text beside itself.
-
-
-def _give_alt_texts(app: Sphinx, doctree: nodes.document) -> None:
-    path = Path(app.env.doc2path(app.env.docname))
-    if path.suffix != ".ipynb":
-        return
-    alts = {}
-    for cell in nbformat.read(path, as_version=4).cells:
-        for output in cell.get("outputs", []):
-            if picture := output.get("data", {}).get("image/png"):
-                name = hashlib.sha256(base64.b64decode(picture)).hexdigest()
-                alts[name] = output.metadata.get("image/png", {}).get("alt") or output.metadata.get("alt", "")
-    for image in doctree.findall(nodes.image):
-        if alt := alts.get(Path(image["uri"]).stem):
-            image["alt"] = " ".join(alt.split())
 
 
 # A word of the glossary shows its meaning where a chapter links to it, and in each chapter that it is about, once.

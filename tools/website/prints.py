@@ -1,5 +1,6 @@
 """Pages to print, from what Sphinx made of the chapters: blank with room for answers, filled with the solutions."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -7,16 +8,13 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from tools.website.sources import GLOSSARY, VARIANTS, prints
 from utils import files
 from utils.errors import CourseError
-
-if TYPE_CHECKING:
-    from sphinx.application import Sphinx
 
 PDF_SECONDS = 180  # what the browser may take for one file
 BROWSERS = (
@@ -43,13 +41,13 @@ class BrowserError(CourseError, RuntimeError):
 # ------------------------------------------------------------------------------------------------------------ HTML
 
 
-def keep_body(app: "Sphinx", pagename: str, templatename: str, context: Values, doctree: Any) -> None:
-    """Keep what Sphinx wrote of a chapter or the glossary, until all are there."""
+def keep_body(app: Any, pagename: str, templatename: str, context: Values, doctree: Any) -> None:
+    """Keep what Sphinx (`app`) wrote of a chapter or the glossary, until all are there."""
     if doctree is not None and (pagename.startswith("notebooks/") or pagename == GLOSSARY):
         vars(app).setdefault("course_bodies", {})[pagename] = context["body"]
 
 
-def write_pages(app: "Sphinx", exception: Exception | None) -> None:
+def write_pages(app: Any, exception: Exception | None) -> None:
     """Write the pages to print, when Sphinx is done: each chapter and the book, in both variants."""
     bodies = vars(app).get("course_bodies", {})
     book: dict[str, list[Values]] = {variant: [] for variant in VARIANTS}
@@ -111,12 +109,11 @@ def find_chromium() -> str:
         BrowserError: there is none.
     """
     named = os.environ.get("COURSE_BROWSER")
-    for candidate in [named] if named else BROWSERS:
-        if found := shutil.which(candidate):
-            return found
-    if named:
-        raise BrowserError(f"COURSE_BROWSER names {named}, which is no program here.")
-    raise BrowserError("no Chromium or Chrome is installed. Install one, or name it in COURSE_BROWSER.")
+    found = list(filter(None, map(shutil.which, [named] if named else BROWSERS)))
+    if found:
+        return found[0]
+    none = "no Chromium or Chrome is installed. Install one, or name it in COURSE_BROWSER."
+    raise BrowserError(f"COURSE_BROWSER names {named}, which is no program here." if named else none)
 
 
 def write_pdf(page: Path, browser: str, seconds: float = PDF_SECONDS) -> Path:
@@ -131,10 +128,9 @@ def write_pdf(page: Path, browser: str, seconds: float = PDF_SECONDS) -> Path:
         command = [browser, *QUIET, f"--user-data-dir={profile}", f"--print-to-pdf={draft.resolve()}"]
         if sys.platform == "linux" and os.geteuid() == 0:
             command.append("--no-sandbox")
+        command.append(page.resolve().as_uri())
         try:
-            process = psutil.Popen(
-                [*command, page.resolve().as_uri()], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
+            process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             try:
                 code = process.wait(seconds)
             finally:
@@ -153,9 +149,7 @@ def write_pdf(page: Path, browser: str, seconds: float = PDF_SECONDS) -> Path:
 
 def _end(process: psutil.Popen) -> None:
     """End a process and what it started."""
-    try:
+    with contextlib.suppress(psutil.NoSuchProcess):
         for one in [*process.children(recursive=True), process]:
             one.kill()
-    except psutil.NoSuchProcess:
-        pass
     process.wait()

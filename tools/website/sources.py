@@ -21,31 +21,30 @@ def chapter(notebook: NotebookNode) -> NotebookNode:
     Set-up and what only a notebook can use is left out; hints, solutions and the quiz's answers come in, folded.
     """
     seen: set[str] = set()
-    notebook.cells = [shown for cell in notebook.cells for shown in _cells(cell, seen)]
+    notebook.cells = [shown for cell in pages.readable(notebook) for shown in _cells(cell, seen)]
     return notebook
 
 
 def _cells(cell: NotebookNode, seen: set[str]) -> Iterator[NotebookNode]:
-    if cell.cell_type == "markdown":
-        cell.source = pages.FOR_NOTEBOOKS.sub("", cell.source)
-        yield cell
-        return
-    quiz = re.match(r'quiz\("(\d\d)"', cell.source)
-    if quiz:
+    code = cell.source if cell.cell_type == "code" else ""
+    if quiz := re.match(r'quiz\("(\d\d)"', code):
         questions = exercises.all_quizzes()[quiz[1]]
         yield v4.new_markdown_cell(rendered("templates/quiz.md.j2", questions=questions))
-    elif "bootstrap" not in cell.metadata.get("tags", []):
-        cell.outputs = list(filter(pages.shown, cell.outputs))
-        for output in cell.outputs:
-            output.get("data", {}).pop(claims.VERDICT_MIME, None)  # its card is there as HTML
-        if re.search(r"^solution\(", cell.source, re.MULTILINE):
-            cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-output"]
-        yield cell
-        for exercise_id in re.findall(r'^check\("([^"]+)"', cell.source, re.MULTILINE):
-            if exercise_id in exercises.all_exercises() and exercise_id not in seen:
-                seen.add(exercise_id)
-                exercise = exercises.get(exercise_id)
-                yield v4.new_markdown_cell(rendered("templates/exercise.md.j2", exercise=exercise))
+        return
+    for output in cell.get("outputs", []):
+        data, about = output.get("data", {}), output.get("metadata", {})
+        data.pop(claims.VERDICT_MIME, None)  # its card is there as HTML
+        if "image/png" in data:
+            alt = about.get("image/png", {}).get("alt") or about.get("alt", "")
+            cell.metadata["mystnb"] = {"image": {"alt": " ".join(alt.split())}}
+    if re.search(r"^solution\(", code, re.MULTILINE):
+        cell.metadata["tags"] = [*cell.metadata.get("tags", []), "hide-output"]
+    yield cell
+    for exercise_id in re.findall(r'^check\("([^"]+)"', code, re.MULTILINE):
+        if exercise_id in exercises.all_exercises() and exercise_id not in seen:
+            seen.add(exercise_id)
+            exercise = exercises.get(exercise_id)
+            yield v4.new_markdown_cell(rendered("templates/exercise.md.j2", exercise=exercise))
 
 
 def decks() -> dict[str, str]:
