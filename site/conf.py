@@ -9,10 +9,8 @@ ADDRESS = chapters.address()
 project = "DeepSeek by the Numbers"
 author = "the course's authors"
 copyright = "text and figures CC BY 4.0, code Apache 2.0"
-language = "en"
 locale_dirs = [str(SITE / "locale")]
 gettext_compact = False
-gettext_uuid = False
 
 extensions = ["myst_nb", "sphinx_design", "sphinx_copybutton", "tools.website.extension"]
 suppress_warnings = ["myst.header"]  # a section may begin two levels down
@@ -32,7 +30,6 @@ html_math_renderer = "mathml"
 html_theme = "sphinx_book_theme"
 html_title = project
 html_show_sphinx = False
-html_last_updated_fmt = None
 html_context = {"default_mode": "auto"}
 html_theme_options = {
     "navbar_persistent": [],  # the search stands in the sidebar

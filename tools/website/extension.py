@@ -1,7 +1,6 @@
 """What the course adds to Sphinx: formulas as MathML, words that show their meaning, pages to print."""
 
 import re
-from collections.abc import Iterator
 
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -58,20 +57,14 @@ def _explain_words(app: Sphinx, doctree: nodes.document, docname: str) -> None:
 
 def _link_first(doctree: nodes.document, words: str, uri: str) -> None:
     """Link the first place where running text says what a pattern describes."""
-    pattern = re.compile(words, re.IGNORECASE)
-    for text in _running_text(doctree):
-        if found := pattern.search(text):
-            start, end = found.span()
-            link = nodes.reference("", text[start:end], refuri=uri, internal=True)
-            pieces = [nodes.Text(text[:start]), link, nodes.Text(text[end:])]
-            text.parent.replace(text, [piece for piece in pieces if piece.astext()])
-            return
-
-
-def _running_text(doctree: nodes.document) -> Iterator[nodes.Text]:
     for paragraph in doctree.findall(nodes.paragraph):
         if isinstance(paragraph.parent, nodes.list_item):
             continue  # a list of tasks says "decode", and means the reader
         for text in list(paragraph.findall(nodes.Text)):
-            if isinstance(text.parent, (nodes.paragraph, nodes.emphasis, nodes.strong)):
-                yield text
+            found = re.search(words, text, re.IGNORECASE)
+            if found and isinstance(text.parent, (nodes.paragraph, nodes.emphasis, nodes.strong)):
+                start, end = found.span()
+                link = nodes.reference("", text[start:end], refuri=uri, internal=True)
+                pieces = [nodes.Text(text[:start]), link, nodes.Text(text[end:])]
+                text.parent.replace(text, [piece for piece in pieces if piece.astext()])
+                return

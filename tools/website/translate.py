@@ -1,5 +1,6 @@
 """A notebook in another language, of the texts that its page on the website has."""
 
+import io
 import re
 from pathlib import Path
 
@@ -19,10 +20,8 @@ def translated(path: Path, language: str) -> NotebookNode:
     """A saved notebook with the texts of `site/locale/LANGUAGE`; code, outputs and what has no text stay."""
     notebook = nbformat.read(path, as_version=4)
     catalog = SITE / "locale" / language / "LC_MESSAGES" / "notebooks" / f"{path.stem}.po"
-    messages = []
-    if catalog.exists():
-        with catalog.open("rb") as file:
-            messages = [(message.id, message.string) for message in read_po(file) if message.id and message.string]
+    known = read_po(io.BytesIO(catalog.read_bytes())) if catalog.exists() else []
+    messages = [(message.id, message.string) for message in known if message.id and message.string]
     for cell in notebook.cells:
         if cell.cell_type != "markdown":
             continue
