@@ -53,8 +53,8 @@ for again in range(2):
 def test_another_seed_reaches_the_kernel_and_every_generator(tmp_path, monkeypatch, capsys):
     exec(SEEDS, {})
     before = capsys.readouterr().out.split()
-    monkeypatch.setenv("PYTHONSTARTUP", steady.__file__.replace("steady.py", "other_seed.py"))
-    monkeypatch.setenv(steady.SHIFT, "1000")
+    for name, value in steady.CONDITIONS["seed"].items():
+        monkeypatch.setenv(name, value)
     nbformat.write(new_notebook(cells=[new_code_cell(SEEDS)]), tmp_path / "01_seeds.ipynb")
     runner.save(tmp_path / "01_seeds.ipynb")
     after = nbformat.read(tmp_path / "01_seeds.ipynb", as_version=4).cells[0].outputs[0].text.split()

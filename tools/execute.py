@@ -85,11 +85,8 @@ def _environment(folder: Path) -> dict[str, str]:
 def execute(notebook: NotebookNode, place: Path, folder: Path, timeout: float, meter: _Meter) -> dict[str, Any]:
     """Run all cells with the working folder `place`; outputs go into the notebook. Returns status and failure."""
     at, log = folder / "cell", folder / "kernel.log"
-
-    def cell_starts(cell: NotebookNode, cell_index: int) -> None:
-        at.write_text(str(cell_index))
-
-    hooks = {"on_cell_start": cell_starts, "on_cell_executed": lambda **_: meter.look()}
+    starts = {"on_cell_start": lambda cell, cell_index: at.write_text(str(cell_index))}
+    hooks = starts | {"on_cell_executed": lambda **_: meter.look()}
     client = NotebookClient(notebook, timeout=timeout, startup_timeout=120, record_timing=False, **hooks)
     client.kernel_name = "python3"
     manager = client.create_kernel_manager()

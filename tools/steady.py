@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.choices import choose
@@ -22,14 +22,13 @@ from utils import claims
 from utils.chapters import ROOT
 
 CHAPTERS = ("03", "04", "05", "06", "07", "09", "10", "11", "13", "14")
-SHIFT = "COURSE_SEED_SHIFT"
-# Each condition: what is set in the environment of the run. The lists are short enough to read at a glance.
+# Each condition: what is set in the environment of the run.
 CONDITIONS: dict[str, dict[str, str]] = {
     "quiet": {},
     "busy": {},
     "one thread": {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-    "seed": {SHIFT: "1000"},
+    "seed": {"COURSE_SEED_SHIFT": "1000", "PYTHONSTARTUP": str(Path(__file__).with_name("other_seed.py"))},
 }
 OTHER = "other Python"
 RUN = (
@@ -38,25 +37,14 @@ RUN = (
 )
 
 
-@contextlib.contextmanager
-def busy_core() -> Iterator[None]:
-    """Keep one core busy with another program's work, as a browser may."""
-    spin = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        yield
-    finally:
-        spin.kill()
-        spin.wait()
-
-
 def verdicts_under(condition: str, chapters: str, python: str = sys.executable) -> dict[str, str]:
     """Run chapters under a condition; returns claim -> verdict, and "chapter NN" -> what went wrong."""
-    with tempfile.TemporaryDirectory(prefix="steady-") as folder:
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="steady-"))
+        if condition == "busy":  # another program keeps one core busy, as a browser may
+            stack.callback(subprocess.Popen([sys.executable, "-c", "while True: pass"]).kill)
         own = {"PYTHONPATH": str(ROOT)} | CONDITIONS.get(condition, {})
-        if SHIFT in own:
-            own["PYTHONSTARTUP"] = str(Path(__file__).with_name("other_seed.py"))
-        with busy_core() if condition == "busy" else contextlib.nullcontext():
-            subprocess.run([python, "-c", RUN, folder, chapters], env=os.environ | own, check=True)
+        subprocess.run([python, "-c", RUN, folder, chapters], env=os.environ | own, check=True)
         report = json.loads((Path(folder) / "report.json").read_text(encoding="utf-8"))
     found = {verdict["claim"]: verdict["verdict"] for chapter in report["chapters"] for verdict in chapter["verdicts"]}
     for chapter in report["chapters"]:
