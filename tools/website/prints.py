@@ -1,6 +1,7 @@
 """Pages to print, from what Sphinx made of the chapters: blank with room for answers, filled with the solutions."""
 
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -17,20 +18,7 @@ from utils import files
 from utils.errors import CourseError
 
 PDF_SECONDS = 180  # what the browser may take for one file
-BROWSERS = (
-    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge"),
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-    "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
-    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
-    r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
-    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
-)
-QUIET = (
-    *("--headless", "--disable-gpu", "--disable-extensions", "--disable-dev-shm-usage", "--no-first-run"),
-    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-    *("--no-pdf-header-footer", "--generate-pdf-document-outline"),
-)
+BROWSERS, QUIET = json.loads(Path(__file__).with_name("chromium.json").read_text(encoding="utf-8")).values()
 Values = dict[str, Any]
 
 
