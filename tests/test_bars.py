@@ -21,7 +21,10 @@ def test_it_yields_every_item(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize("quiet", ["PYTEST_VERSION", "TQDM_DISABLE", None])
+slow = [pytest.param(name, marks=pytest.mark.slow) for name in ("PYTEST_VERSION", "TQDM_DISABLE")]
+
+
+@pytest.mark.parametrize("quiet", [*slow, None])
 def test_a_notebook_keeps_what_it_printed_and_no_bar(quiet: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the bar is live, a front end that knows carriage returns, as all do, is left with the printed lines."""
     for name in ("PYTEST_VERSION", "TQDM_DISABLE"):

@@ -146,6 +146,7 @@ def chapter(tmp_path_factory) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_tensor_parallelism_on_other_shapes_and_ranks(chapter):
     ids = torch.randint(0, 256, (3, 7))
     with torch.no_grad():
@@ -161,6 +162,7 @@ def test_tensor_parallelism_on_other_shapes_and_ranks(chapter):
         launch.run(chapter.tensor_parallel, 3, ids=ids.tolist())
 
 
+@pytest.mark.slow
 def test_each_rank_caches_all_of_the_latents(chapter):
     ids = torch.randint(0, 4096, (2, 9))
     model = models.load_mini_deepseek()
@@ -172,6 +174,7 @@ def test_each_rank_caches_all_of_the_latents(chapter):
         assert report["shape"] == [128, 48]
 
 
+@pytest.mark.slow
 def test_a_pipeline_of_a_small_model(chapter, tmp_path):
     torch.manual_seed(1)
     config = tiny(4, 2)
@@ -188,6 +191,7 @@ def test_a_pipeline_of_a_small_model(chapter, tmp_path):
     assert [set(report["held"]) - {"other"} for report in (first, last)] == [{"0", "1"}, {"2"}]
 
 
+@pytest.mark.slow
 def test_experts_on_two_ranks(chapter):
     ids = torch.randint(0, 4096, (2, 20))
     model = models.load_mini_deepseek()

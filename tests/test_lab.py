@@ -114,6 +114,7 @@ def test_the_chapters_kernel_is_this_python_s_whatever_has_its_name(lab):
     assert specs["other"]["spec"]["argv"] == ["no-such-python"]  # what else a learner has is there, too
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_it_without_a_question_and_the_layout_is_the_learner_s_from_then_on(lab):
     [layout] = (lab.folder / "build" / "lab").glob("default*")
     assert json.loads(layout.read_text())["data"]["layout-restorer:data"]["left"]["current"] == TOC

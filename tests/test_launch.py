@@ -116,12 +116,14 @@ def test_every_rank_answers_in_order(capsys):
     assert capsys.readouterr() == ("[rank 0] working on 17\n[rank 1] working on 17\n", "")
 
 
+@pytest.mark.slow
 def test_a_worker_prints_any_script_whatever_the_encoding_around_it(capsys, monkeypatch):
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     launch.run(speaks_chinese, 1)
     assert capsys.readouterr().out == "[rank 0] 第 1 章\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("worker", "message"),
     [
@@ -137,11 +139,13 @@ def test_a_rank_that_fails_is_named(worker, message: str):
     assert "worker.py" in "".join(caught.value.__notes__)
 
 
+@pytest.mark.slow
 def test_only_data_comes_back():
     with pytest.raises(launch.LaunchError, match="rank 0 returned more than tensors, numbers and texts"):
         launch.run(returns_an_object, 2, timeout=60)
 
 
+@pytest.mark.slow
 def test_the_error_that_came_first_is_told_with_all_that_was_written():
     with pytest.raises(launch.LaunchError) as caught:
         launch.run(raises, 3, timeout=60)
@@ -149,6 +153,7 @@ def test_the_error_that_came_first_is_told_with_all_that_was_written():
     assert any("upside down" in note and "Traceback" in note for note in caught.value.__notes__)
 
 
+@pytest.mark.slow
 def test_the_time_limit_ends_all():
     start = time.monotonic()
     with pytest.raises(launch.LaunchError) as caught:
@@ -157,6 +162,7 @@ def test_the_time_limit_ends_all():
     assert time.monotonic() - start < 30
 
 
+@pytest.mark.slow
 def test_an_interrupt_ends_all():
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have switched it off
     timer = threading.Timer(4, lambda: os.kill(os.getpid(), signal.SIGINT))
@@ -169,6 +175,7 @@ def test_an_interrupt_ends_all():
         signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 def test_workers_end_even_if_the_notebook_is_killed(tmp_path):
     """They carry their own time limit."""
     program = tmp_path / "notebook.py"
@@ -210,6 +217,7 @@ def test_a_port_that_cannot_be(port):
         launch.run(works, 1, port=port, number=1)
 
 
+@pytest.mark.slow
 def test_a_port_in_use_is_refused_and_a_free_one_taken():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -235,6 +243,7 @@ def test_the_script_holds_what_the_worker_uses_and_no_more():
     assert "    result = works(number=17)\n" in text and "utils" not in text
 
 
+@pytest.mark.slow
 def test_the_script_runs_by_hand(tmp_path):
     (tmp_path / "worker.py").write_text(launch.script(works, number=17))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "worker.py"]

@@ -72,7 +72,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory):
     write(notebooks, "03_dead.ipynb", "# 03 · Dead", "import os", "os.kill(os.getpid(), 9)")
     write(notebooks, "04_slow.ipynb", "# 04 · Slow", "import time", "time.sleep(100)")
     write(notebooks, "05_late.ipynb", "# 05 · Runs after those that failed", "print('late')")
-    results = runner.run_notebooks(jobs=2, notebooks=notebooks, build=build, cell_timeout=6, console=quiet())
+    results = runner.run_notebooks(jobs=3, notebooks=notebooks, build=build, cell_timeout=6, console=quiet())
     return {result.number: result for result in results}, notebooks, build
 
 
@@ -209,6 +209,7 @@ leaked = 1"""
     assert [result.failure for result in results] == [None, None]
 
 
+@pytest.mark.slow
 def test_a_kernel_of_another_python_under_the_same_name_is_not_taken(tmp_path, monkeypatch):
     foreign = tmp_path / "share" / "kernels" / "python3"
     foreign.mkdir(parents=True)
@@ -379,6 +380,7 @@ def test_save_refuses_a_failing_notebook_and_writes_nothing(tmp_path):
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_handout_that_cannot_be_written_is_one_plain_error(tmp_path):
     write(tmp_path, "01_x.ipynb", "1")
     (tmp_path / "build").write_text("a file stands where the folder should be")
