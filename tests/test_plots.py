@@ -105,7 +105,7 @@ def test_the_twin_of_points_spans_and_notes():
 
 def test_the_twin_of_a_heat_map_names_the_highest_column_of_each_row():
     values = np.array([[0.1, 0.9], [0.8, 0.2]])
-    rows = words(lambda axes: plots.heatmap(axes, values, ["a", "b"], ["x", "y"], colour="weight", numbers="{:.1f}"))
+    rows = words(lambda axes: plots.heatmap(axes, values, ["a", "b"], ["x", "y"], colour="weight"))
     assert rows == [
         "  map of 2 × 2 (weight): 0.1 to 0.9, mean 0.5",
         "  “a” is highest at “y”: 0.9",

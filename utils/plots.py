@@ -10,36 +10,29 @@ The chart helpers share these options, which `dress` applies: `title`, `x` and `
 horizontal or vertical reference line), `legend` ("best", "right" for outside, or "" for none).
 """
 
-import base64
 import dataclasses
-import io
 import itertools
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import numpy as np
 from IPython import get_ipython
+from IPython.core.pylabtools import print_figure
 from IPython.display import display
 from matplotlib import collections, container, cycler, font_manager, ticker
 from matplotlib import pyplot as plt
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from utils.errors import InputError
 
 # Okabe and Ito's palette (jfly.uni-koeln.de/color), ordered so that neighbours differ in lightness too.
-PALETTE = {
-    "blue": "#0072B2",
-    "orange": "#E69F00",
-    "green": "#009E73",
-    "red": "#D55E00",
-    "sky": "#56B4E9",
-    "purple": "#CC79A7",
-    "black": "#222222",
-    "grey": "#8A8A8A",
-}
+PALETTE = {"blue": "#0072B2", "orange": "#E69F00", "green": "#009E73", "red": "#D55E00",
+           "sky": "#56B4E9", "purple": "#CC79A7", "black": "#222222", "grey": "#8A8A8A"}  # fmt: skip
 COLOURS = tuple(PALETTE.values())
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")  # shape says what colour says
 HATCHES = ("", "//", "..", "xx", "--")
@@ -61,29 +54,25 @@ def use_style() -> None:
 
 Values = Sequence[float] | np.ndarray
 Series = Values | tuple[Values, Values]
+Ticks = Mapping[float, str] | Collection[float]
 
 
 def panels(columns: int = 1, rows: int = 1, *, width: float = 8, height: float = 3.8, **options: Any) -> Any:
     """A figure's axes: one, or a flat array of `rows * columns`. `options` go to matplotlib's `subplots`."""
-    options = {"figsize": (width, height), "layout": "constrained"} | options
-    _, axes = plt.subplots(rows, columns, **options)
+    _, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
     return axes if rows * columns == 1 else axes.flatten()
 
 
 def dress(
     axes: Axes,
     *,
-    title: str = "",
-    x: str = "",
-    y: str = "",
     log: str = "",
-    xticks: Mapping[float, str] | Iterable[float] | None = None,
-    yticks: Mapping[float, str] | Iterable[float] | None = None,
-    xlim: tuple[float | None, float | None] | None = None,
-    ylim: tuple[float | None, float | None] | None = None,
+    legend: str = "best",
+    xticks: Ticks | None = None,
+    yticks: Ticks | None = None,
     across: Mapping[str, float] | None = None,
     upright: Mapping[str, float] | None = None,
-    legend: str = "best",
+    **texts_and_limits: Any,
 ) -> None:
     """Give axes their title, labels, scales, ticks, reference lines and legend; see the module for the options."""
     references = [(axes.axhline, *item) for item in (across or {}).items()]
@@ -94,12 +83,12 @@ def dress(
         if name in log:
             axes.set(**{f"{name}scale": "log"})
         if ticks is not None:
-            places = list(ticks)
-            axis.set_ticks(places, list(ticks.values()) if isinstance(ticks, Mapping) else [f"{p:,g}" for p in places])
+            texts = ticks.values() if isinstance(ticks, Mapping) else [f"{place:,g}" for place in ticks]
+            axis.set_ticks(list(ticks), list(texts))
             axis.set_minor_locator(ticker.NullLocator())
-    given = {"title": title, "xlabel": x, "ylabel": y, "xlim": xlim, "ylim": ylim}
-    axes.set(**{name: value for name, value in given.items() if value})
-    if legend and len(axes.get_legend_handles_labels()[1]) > 0:
+    theirs = {"x": "xlabel", "y": "ylabel"}  # matplotlib's names
+    axes.set(**{theirs.get(name, name): value for name, value in texts_and_limits.items()})
+    if legend and axes.get_legend_handles_labels()[1]:
         axes.legend(**({"loc": "upper left", "bbox_to_anchor": (1, 1)} if legend == "right" else {"loc": legend}))
 
 
@@ -157,27 +146,24 @@ def bars(
         standing: vertical bars.
         highlight: labels of bars in another colour and hatch.
     """
-    grouped = isinstance(next(iter(values.values())), Mapping)
-    parts = list(next(iter(values.values()))) if grouped else [""]
-    places, thick = np.arange(len(values)), 0.8 if stacked or not grouped else 0.8 / len(parts)
+    groups = [value if isinstance(value, Mapping) else {"": value} for value in values.values()]
+    thick = 0.8 if stacked else 0.8 / len(groups[0])
     draw, start = (axes.bar, "bottom") if standing else (axes.barh, "left")
-    begins = np.zeros(len(values))
-    for number, part in enumerate(parts):
-        lengths = np.array([value[part] if grouped else value for value in values.values()], dtype=float)
-        shift = 0 if stacked or not grouped else (number - (len(parts) - 1) / 2) * thick
-        own = {"color": COLOURS[number % len(COLOURS)], "hatch": HATCHES[number % len(HATCHES)]}
-        drawn = draw(
-            places + shift, lengths, thick, **{start: begins.copy()}, label=part or None, edgecolor="white", **own
-        )
+    places, begins = np.arange(len(groups)), np.zeros(len(groups))
+    for number, part in enumerate(groups[0]):
+        lengths = np.array([group[part] for group in groups], dtype=float)
+        shift = 0 if stacked else (number - (len(groups[0]) - 1) / 2) * thick
+        style = {"color": COLOURS[number % len(COLOURS)], "hatch": HATCHES[number % len(HATCHES)], "edgecolor": "white"}
+        drawn = draw(places + shift, lengths, thick, **{start: begins.copy()}, label=part or None, **style)
         for bar, name in zip(drawn, values, strict=True):
             bar.set_gid(name)
             if name in highlight:
                 bar.set(facecolor=PALETTE["orange"], hatch="//")
-        if text and not stacked:
-            for label in axes.bar_label(drawn, [text.format(value) for value in lengths], padding=3):
-                label.set_label(WRITTEN)
         if stacked:
             begins += lengths
+        elif text:
+            for label in axes.bar_label(drawn, fmt=text.format, padding=3):
+                label.set_label(WRITTEN)
     if errors:
         at = [place for place, name in enumerate(values) if name in errors]
         ends = np.array([errors[name] for name in values if name in errors], dtype=float).T
@@ -226,38 +212,24 @@ def spans(
 
 
 def heatmap(
-    axes: Axes,
-    values: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    colour: str,
-    numbers: str = "",
-    vmin: float | None = None,
-    vmax: float | None = None,
-    **options: Any,
+    axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], *, colour: str, **options: Any
 ) -> None:
-    """Draw a labelled heat map. `options`: see `dress`.
+    """Draw a labelled heat map. `options`: `vmin` and `vmax`, the ends of the colour scale; and see `dress`.
 
     Args:
         values: shape (len(rows), len(columns)), else InputError.
         colour: what the colour means, with its unit.
-        numbers: format of a number written into each field, such as "{:.2f}"; "" writes none.
-        vmin, vmax: ends of the colour scale.
     """
     values = np.asarray(values, dtype=float)
     if values.shape != (len(rows), len(columns)):
         raise InputError(f"values have shape {values.shape}; the labels say ({len(rows)}, {len(columns)})")
-    image = axes.imshow(values, aspect="auto", vmin=vmin, vmax=vmax, interpolation="nearest")
+    image = axes.imshow(values, aspect="auto", interpolation="nearest")
+    image.set_clim(options.pop("vmin", None), options.pop("vmax", None))
     slanted = max(map(len, columns), default=0) > 3
     axes.set_xticks(range(len(columns)), columns, rotation=45 if slanted else 0, ha="right" if slanted else "center")
     axes.set_yticks(range(len(rows)), rows)
     axes.grid(visible=False)
     axes.figure.colorbar(image, ax=axes, label=colour)
-    for row, column in np.ndindex(*values.shape) if numbers else ():
-        dark = image.norm(values[row, column]) < 0.5
-        words = numbers.format(values[row, column])
-        axes.text(column, row, words, ha="center", va="center", color="white" if dark else "black", label=WRITTEN)
     dress(axes, **options)
 
 
@@ -273,20 +245,16 @@ def show(drawn: Figure | Axes | Sequence[Axes], meaning: str, *, within: float =
         within: how far numbers may differ on another machine, as a share of the largest number of their line.
         crossings: name the places where two curves cross.
     """
-    figure = drawn if isinstance(drawn, Figure) else (drawn if isinstance(drawn, Axes) else drawn[0]).figure
+    figure = drawn if isinstance(drawn, Figure) else np.ravel(drawn)[0].figure
+    plt.close(figure)
     meaning = " ".join(meaning.split())
     if len(meaning) < 40:
-        plt.close(figure)
         raise InputError(f"meaning must say what the figure shows (40 characters or more); got {meaning!r}")
     text = "\n".join([f"Figure (numbers within {within:.0%}): {meaning}", *twin(figure, crossings=crossings)])
     if get_ipython() is None:  # a script has no place for a picture
         print(text)
-        plt.close(figure)
         return
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
-    picture = base64.b64encode(buffer.getvalue()).decode()
+    picture = print_figure(figure, base64=True, metadata={"Software": None})
     titles = [axes.get_title(loc=loc) for axes in figure.axes for loc in ("left", "center") if axes.get_title(loc=loc)]
     alt = " ".join([meaning, *(f"{title}." for title in titles)]).replace("\n", " ")
     display({"image/png": picture, "text/plain": text}, metadata={"image/png": {"alt": alt}}, raw=True)
@@ -299,17 +267,27 @@ def twin(figure: Figure, *, crossings: bool = False) -> list[str]:
         if axes.get_label() == "<colorbar>":
             continue
         title = axes.get_title(loc="left") or axes.get_title()
-        axis_names = [name for name in (axes.get_xlabel(), axes.get_ylabel()) if name]
+        axis_names = " | ".join(filter(None, (axes.get_xlabel(), axes.get_ylabel())))
         head = f"“{title}”" if title else "Panel"
-        text.append(" ".join(f"{head} [{' | '.join(axis_names)}]".split()) if axis_names else head)
+        text.append(_flat(f"{head} [{axis_names}]") if axis_names else head)
+        rows = [*_line_rows(axes, crossings), *_bar_rows(axes), *_point_rows(axes), *_map_rows(axes)]
         notes = [note.get_text() for note in axes.texts if note.get_label() != WRITTEN and note.get_text().strip()]
-        rows = _lines_in_words(axes, crossings) + _bars_in_words(axes) + _points_in_words(axes) + _maps_in_words(axes)
-        text += [f"  {row}" for row in (*rows, *(f"note “{_flat(note)}”" for note in notes))]
+        text += [f"  {row}" for row in (*rows, *(f"note {_quoted(note)}" for note in notes))]
     return text
 
 
 def _flat(text: str) -> str:
     return " ".join(text.split())
+
+
+def _quoted(text: str) -> str:
+    return f"“{_flat(text)}”"
+
+
+def _label(drawn: Artist) -> str:
+    """The label of something drawn; "" where it has none of its own."""
+    label = str(drawn.get_label())
+    return "" if label.startswith("_") else _quoted(label)
 
 
 def _number(value: float) -> str:
@@ -318,107 +296,94 @@ def _number(value: float) -> str:
     return f"{value:,.12g}" if 1e-4 <= abs(value) < 1e15 or value == 0 else f"{value:.3g}"
 
 
-def _curve(values: np.ndarray) -> str:
+def _curve(values: Any) -> str:
+    values = np.asarray(values, dtype=float)
     values = values[np.isfinite(values)]
-    if len(values) == 0:
-        return "nothing"
-    if len(values) == 1:
-        return _number(values[0])
     if len(values) <= 8:
-        return ", ".join(map(_number, values))
+        return ", ".join(map(_number, values)) or "nothing"
     ends = f"{_number(values[0])} to {_number(values[-1])}"
     return f"{ends}, lowest {_number(values.min())}, highest {_number(values.max())}, {len(values)} values"
 
 
-def _lines_in_words(axes: Axes, crossings: bool) -> list[str]:
-    marked: dict[str, list[float]] = {}  # of `spans`: its other lines repeat these marks
+def _line_rows(axes: Axes, crossings: bool) -> Iterator[str]:
+    marked = defaultdict(list)  # of `spans`: its other lines repeat these marks
     for line in axes.get_lines():
         if line.get_gid():
-            marked.setdefault(line.get_gid(), []).extend(line.get_xdata())
-    rows = [f"“{name}”: {_curve(np.array(values, dtype=float))}" for name, values in marked.items()]
+            marked[line.get_gid()] += list(line.get_xdata())
+    yield from (f"“{name}”: {_curve(values)}" for name, values in marked.items())
     curves: list[tuple[str, np.ndarray, np.ndarray]] = []
     for line in axes.get_lines():
-        label = str(line.get_label())
-        name = f"“{_flat(label)}”" if label[:1] != "_" else ""
-        places, values = (np.asarray(line.get_data(orig=False)[side], dtype=float) for side in (0, 1))
+        name, (places, values) = _label(line), (np.asarray(side, dtype=float) for side in line.get_data(orig=False))
         if name and line.get_transform() != axes.transData:  # a reference line
             flat = len(set(values)) == 1 and set(places) == {0.0, 1.0}
-            rows.append(f"{name} at {_number(values[0] if flat else places[0])}")
+            yield f"{name} at {_number(values[0] if flat else places[0])}"
         elif not marked and (name or (len(values) > 2 and not axes.containers)):
-            rows.append(f"{name or 'curve'}: {_curve(values)}")
-            curves.append((name or f"“{label}”", places, values))
-    return rows + [row for pair in itertools.combinations(curves, 2) for row in _crossings(*pair) if crossings]
+            yield f"{name or 'curve'}: {_curve(values)}"
+            curves.append((name or "curve", places, values))
+    for one, other in itertools.combinations(curves, 2) if crossings else ():
+        yield from _crossings(*one, *other)
 
 
-def _crossings(curve: tuple[str, np.ndarray, np.ndarray], other: tuple[str, np.ndarray, np.ndarray]) -> Iterator[str]:
-    name, places, values = curve
-    gap = values - np.interp(places, *other[1:])
+def _crossings(
+    name: str, places: np.ndarray, values: np.ndarray, other: str, their_places: np.ndarray, their_values: np.ndarray
+) -> Iterator[str]:
+    gap = values - np.interp(places, their_places, their_values)
     kept = np.flatnonzero(gap)  # a place where both are equal is crossed if the sign differs around it
     for i, j in itertools.pairwise(kept):
         if gap[i] * gap[j] < 0:
             place = places[i] + (places[j] - places[i]) * gap[i] / (gap[i] - gap[j])
-            yield f"{name} crosses {other[0]} at {_number(place)}"
+            yield f"{name} crosses {other} at {_number(place)}"
 
 
-def _bars_in_words(axes: Axes) -> list[str]:
-    rows, names = [], {}
+def _bar_rows(axes: Axes) -> Iterator[str]:
+    names = {}
     for group in axes.containers:
         if isinstance(group, container.ErrorbarContainer):  # drawn across the middle of bars with the same places
-            upright = group.has_yerr
+            side = int(not group.has_yerr)
             for ends in group.lines[2][0].get_segments():
-                place = round(float(ends[0, int(not upright)]), 6)
-                if name := names.get(place):
-                    rows.append(f"interval of “{name}”: {' to '.join(map(_number, ends[:, int(upright)]))}")
+                if name := names.get(round(float(ends[0, side]), 6)):
+                    yield f"interval of “{name}”: {' to '.join(map(_number, ends[:, 1 - side]))}"
         if not isinstance(group, container.BarContainer):
             continue
-        flat = group.orientation == "horizontal"
-        axis = axes.yaxis if flat else axes.xaxis
+        side = int(group.orientation == "horizontal")  # 1: the bars have their places on the y axis
+        axis = (axes.xaxis, axes.yaxis)[side]
         ticks = dict(zip(np.round(axis.get_ticklocs(), 6), (t.get_text() for t in axis.get_ticklabels()), strict=False))
-        words, lengths = [], []
+        words = []
         for bar in group.patches:
-            middle = bar.get_y() + bar.get_height() / 2 if flat else bar.get_x() + bar.get_width() / 2
-            start, length = (bar.get_x(), bar.get_width()) if flat else (bar.get_y(), bar.get_height())
+            corner, size = np.array(bar.get_xy()), np.array([bar.get_width(), bar.get_height()])
+            middle, start, length = (corner + size / 2)[side], corner[1 - side], size[1 - side]
             near = min(ticks, key=lambda place, m=middle: abs(place - m), default=None)
             name = names[round(middle, 6)] = bar.get_gid() or ticks.get(near) or _number(middle)
             stands = len(axes.containers) == 1 and start != 0
             ends = f"{_number(start)} to {_number(start + length)}" if stands else _number(length)
-            words.append(f"“{_flat(name)}” {ends}")
-            lengths.append(length)
-        label = str(group.get_label())
-        told = "; ".join(words) if len(words) <= 40 else f"bars: {_curve(np.array(lengths))}"
-        rows.append(("" if label[:1] == "_" else f"“{_flat(label)}”: ") + told)
-    return rows
+            words.append(f"{_quoted(name)} {ends}")
+        told = "; ".join(words) if len(words) <= 40 else f"bars: {_curve(group.datavalues)}"
+        yield f"{_label(group)}: {told}" if _label(group) else told
 
 
-def _points_in_words(axes: Axes) -> list[str]:
-    rows = []
+def _point_rows(axes: Axes) -> Iterator[str]:
     for points in axes.collections:
-        if not isinstance(points, collections.PathCollection) or not len(points.get_offsets()):
-            continue
         offsets = np.asarray(points.get_offsets(), dtype=float)
-        name = str(points.get_label())
-        label = f"“{_flat(name)}”" if name[:1] != "_" else "points"
-        if len(offsets) <= 6:
-            rows.append(f"{label}: " + "; ".join(f"({_number(a)}, {_number(b)})" for a, b in offsets))
-        else:
-            spread = [f"{_number(side.min())} to {_number(side.max())}" for side in offsets.T]
-            rows.append(f"{label}: {len(offsets)} points, {spread[0]} across, {spread[1]} up")
-    return rows
+        if not isinstance(points, collections.PathCollection) or not len(offsets):
+            continue
+        told = "; ".join(f"({_number(a)}, {_number(b)})" for a, b in offsets)
+        if len(offsets) > 6:
+            across, up = (f"{_number(side.min())} to {_number(side.max())}" for side in offsets.T)
+            told = f"{len(offsets)} points, {across} across, {up} up"
+        yield f"{_label(points) or 'points'}: {told}"
 
 
-def _maps_in_words(axes: Axes) -> list[str]:
-    rows = []
+def _map_rows(axes: Axes) -> Iterator[str]:
     for image in axes.images:
         values = np.asarray(image.get_array(), dtype=float)
         if values.ndim != 2:
             continue
-        bar = image.colorbar
-        unit = f" ({bar.ax.get_ylabel()})" if bar is not None and bar.ax.get_ylabel() else ""
+        unit = image.colorbar.ax.get_ylabel() if image.colorbar else ""
         low, high, mean = map(_number, (np.nanmin(values), np.nanmax(values), np.nanmean(values)))
-        rows.append(f"map of {values.shape[0]} × {values.shape[1]}{unit}: {low} to {high}, mean {mean}")
+        size = f"{values.shape[0]} × {values.shape[1]}" + (f" ({unit})" if unit else "")
+        yield f"map of {size}: {low} to {high}, mean {mean}"
         names, columns = ([tick.get_text() for tick in axis.get_ticklabels()] for axis in (axes.yaxis, axes.xaxis))
-        if len(names) == values.shape[0] <= 16 and len(columns) == values.shape[1]:
+        if len(names) == len(values) <= 16 and len(columns) == values.shape[1]:
             for name, line in zip(names, values, strict=True):
                 best = int(np.nanargmax(line))
-                rows.append(f"“{_flat(name)}” is highest at “{_flat(columns[best])}”: {_number(line[best])}")
-    return rows
+                yield f"{_quoted(name)} is highest at {_quoted(columns[best])}: {_number(line[best])}"
