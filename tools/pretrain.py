@@ -14,8 +14,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,59 +23,22 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, pre_tokenizers, processors, trainers
+from tokenizers.models import BPE
 from tqdm.auto import tqdm
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import AutoModelForCausalLM as Auto
-from transformers import DeepseekV3Config, LlamaConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from utils import corpus, measure
 from utils.errors import CourseError
+from utils.models import SINGLE_DIGITS
 
 END = "<|end|>"
 VOCABULARY = 4096
 INSTRUCTIONS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "arm_bf16")  # as PyTorch names them
-CONFIGS: dict[str, Callable[[], Any]] = {
-    "mini": lambda: DeepseekV3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=192,
-        num_hidden_layers=5,
-        first_k_dense_replace=1,
-        intermediate_size=512,
-        moe_intermediate_size=96,
-        n_routed_experts=16,
-        num_experts_per_tok=2,
-        n_shared_experts=1,
-        n_group=4,
-        topk_group=2,
-        routed_scaling_factor=1.0,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        q_lora_rank=64,
-        kv_lora_rank=48,
-        qk_nope_head_dim=32,
-        qk_rope_head_dim=16,
-        v_head_dim=32,
-        max_position_embeddings=512,
-        num_mtp_layers=0,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    ),
-    # The feed-forward width makes the activated parameters equal those of the mini DeepSeek, within 1 %.
-    "dense": lambda: LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=192,
-        num_hidden_layers=5,
-        intermediate_size=296,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        head_dim=32,
-        max_position_embeddings=512,
-        bos_token_id=0,
-        eos_token_id=0,
-        pad_token_id=0,
-    ),
-}
+# The dense model's feed-forward width makes its activated parameters equal the mini DeepSeek's, within 1 %.
+SHAPES = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+CONFIGS = {kind: partial(AutoConfig.for_model, **shape) for kind, shape in SHAPES.items()}
 
 
 class RecipeError(CourseError, ValueError):
@@ -126,40 +89,13 @@ class Recipe:
 
 def train_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of 4,096 tokens; digits stand alone, as in DeepSeek's own."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer = Tokenizer(BPE())
+    tokenizer.pre_tokenizer = SINGLE_DIGITS
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+    options = {"initial_alphabet": pre_tokenizers.ByteLevel.alphabet(), "show_progress": False}
+    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=[END], **options))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END, pad_token=END)
-
-
-def new_accelerator() -> Accelerator:
-    """Accelerate with bfloat16 autocast where the machine has fast bfloat16."""
-    # `cpu` is said outright: without it, accelerate lets processes without a GPU train apart, each the whole batch.
-    precision = "bf16" if measure.has_fast_bfloat16() else "no"
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
-
-
-def new_model(kind: str, seed: int) -> PreTrainedModel:
-    """An untrained model of a kind in `CONFIGS`, with the fastest attention and experts that the library has."""
-    torch.manual_seed(seed)
-    options = {"experts_implementation": "grouped_mm"} if kind == "mini" else {}
-    return Auto.from_config(CONFIGS[kind](), attn_implementation="sdpa", **options)
-
-
-def optimizer_for(model: PreTrainedModel, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with DeepSeek's betas (0.9, 0.95). Vectors, such as the norms, get no weight decay."""
-    matrices = [p for p in model.parameters() if p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.95), fused=True)
 
 
 class RouterBalance:
@@ -187,6 +123,64 @@ class RouterBalance:
             load.zero_()
 
 
+class Training:
+    """A new model of a kind in `CONFIGS`, and all that its training needs, with what it has seen so far.
+
+    It has the library's fastest attention and experts, and bfloat16 autocast where the machine is fast at that.
+
+    Raises:
+        RecipeError: an unknown kind, or a batch that the processes cannot share evenly.
+    """
+
+    def __init__(self, kind: str, recipe: Recipe) -> None:
+        if kind not in CONFIGS:
+            raise RecipeError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
+        # `cpu` is said outright: without it, accelerate lets processes without a GPU train apart, each the whole batch.
+        precision = "bf16" if measure.has_fast_bfloat16() else "no"
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
+        if recipe.batch % (processes := self.accelerator.num_processes):
+            raise RecipeError(f"batch must be a multiple of the {processes} processes; got {recipe.batch} windows")
+        torch.manual_seed(recipe.seed)
+        options = {"experts_implementation": "grouped_mm"} if kind == "mini" else {}
+        self.plain = Auto.from_config(CONFIGS[kind](), attn_implementation="sdpa", **options)
+        # DeepSeek's betas. Vectors, such as the norms, get no weight decay.
+        vectors = [p for p in self.plain.parameters() if p.ndim <= 1]
+        matrices = {"params": [p for p in self.plain.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay}
+        options = {"lr": recipe.learning_rate, "betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
+        optimizer = torch.optim.AdamW([matrices, {"params": vectors}], **options)
+        self.model, self.optimizer = self.accelerator.prepare(self.plain.train(), optimizer)
+        self.balance = RouterBalance(self.plain, recipe.balance)
+        self.recipe, self.run = recipe, {"kind": kind, "recipe": asdict(recipe)}
+        self.losses: list[float] = []
+        self.held_out: list[list[float]] = []
+        self.accelerator.register_for_checkpointing(self)  # weights, optimizer and history of one moment stay together
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in ("run", "losses", "held_out")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def step(self, ids: torch.Tensor, number: int) -> float:
+        """Forward, backward, clip, optimizer, router bias; returns the loss (nats a token), a mean over the processes.
+
+        `ids` are the windows of this process: (windows, tokens). A loss that is not a finite number is returned at
+        once: then nothing has changed.
+        """
+        ids = ids.to(self.accelerator.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.rate(number)
+        loss = self.model(input_ids=ids, labels=ids, use_cache=False).loss
+        value = float(self.accelerator.reduce(loss.detach(), "mean"))
+        if math.isfinite(value):
+            self.accelerator.backward(loss)
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.balance.update(self.accelerator)
+        return value
+
+
 def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, measure_every: int = 1000) -> Path:
     """Train a model, or go on where a killed run stopped; returns the folder with the finished model.
 
@@ -198,91 +192,49 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
         measure_every: steps from one look at the held-out files to the next.
 
     Raises:
-        RecipeError: an unknown kind, or a batch that the processes cannot share evenly.
+        RecipeError: as `Training`.
         PretrainError: the saved state is of another run or damaged, or the loss is not a number.
     """
-    if kind not in CONFIGS:
-        raise RecipeError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
-    accelerator = new_accelerator()
-    if recipe.batch % accelerator.num_processes:
-        raise RecipeError(
-            f"batch must be a multiple of the {accelerator.num_processes} processes; got {recipe.batch} windows"
-        )
+    training = Training(kind, recipe)
+    accelerator = training.accelerator
     unseen = "\n".join(corpus.held_out().values())
     texts = list(corpus.training_texts().values())
     with accelerator.main_process_first():
         tokenizer = _tokenizer(texts, folder)
     tokens = corpus.encode(texts, tokenizer)
-    plain = new_model(kind, recipe.seed)
-    past = _Past(kind, recipe)
-    model, optimizer = accelerator.prepare(plain, optimizer_for(plain, recipe))
-    accelerator.register_for_checkpointing(past)
-    _load(accelerator, folder, past)
-    balance = RouterBalance(plain, recipe.balance)
+    _load(training, folder)
     rank, size = accelerator.process_index, recipe.batch // accelerator.num_processes
 
-    start = len(past.losses)
-    model.train()
+    start, began = len(training.losses), time.monotonic()
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, disable=not accelerator.is_main_process)
-    began = time.monotonic()
     for step in bar:
         ids = corpus.batch(tokens, step, recipe.batch, recipe.window, recipe.seed)[rank * size : (rank + 1) * size]
-        value = training_step(accelerator, model, optimizer, balance, ids, recipe, step)
+        value = training.step(ids, step)
         if not math.isfinite(value):
-            raise PretrainError(
-                f"the loss is {value} at step {step}: lower the learning rate ({recipe.learning_rate}). "
-                f"The run up to its last save is kept in {folder}."
-            )
-        past.losses.append(round(value, 4))
+            advice = f"lower the learning rate ({recipe.learning_rate})"
+            raise PretrainError(f"the loss is {value} at step {step}: {advice}; the last save is kept in {folder}")
+        training.losses.append(round(value, 4))
         speed = (step + 1 - start) * recipe.batch * recipe.window / (time.monotonic() - began)
         bar.set_postfix(loss=f"{value:.3f}", tokens_per_second=f"{speed:,.0f}", refresh=False)
         if (step + 1) % measure_every == 0 or step + 1 == recipe.steps:
-            past.held_out.append([step + 1, round(bits_per_byte(plain, tokenizer, unseen), 4)])
+            training.held_out.append([step + 1, round(bits_per_byte(training.plain, tokenizer, unseen), 4)])
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:
             _save(accelerator, folder, step + 1)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        history = past.run | {"losses": past.losses, "held_out": past.held_out}
+        history = training.run | {"losses": training.losses, "held_out": training.held_out}
         circumstances = {"command": _command(kind, recipe)} | _circumstances(accelerator, texts, tokens)
-        _export(folder / "model", plain, tokenizer, history | circumstances)
+        _export(folder / "model", training.plain, tokenizer, history | circumstances)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return folder / "model"
 
 
-def training_step(
-    accelerator: Accelerator,
-    model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
-    balance: RouterBalance,
-    ids: torch.Tensor,
-    recipe: Recipe,
-    step: int,
-) -> float:
-    """Forward, backward, clip, optimizer, router bias; returns the loss (nats a token), a mean over the processes.
-
-    A loss that is not a finite number is returned at once: then nothing has changed.
-    """
-    ids = ids.to(accelerator.device)  # (windows of this process, tokens)
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.rate(step)
-    loss = model(input_ids=ids, labels=ids, use_cache=False).loss
-    value = float(accelerator.reduce(loss.detach(), "mean"))
-    if math.isfinite(value):
-        accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), recipe.clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        balance.update(accelerator)
-    return value
-
-
 def bits_per_byte(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text: str, window: int = 256) -> float:
     """Bits that the model needs for one byte of a text. Unlike perplexity, it compares across tokenizers."""
-    training = model.training
-    model.eval()
-    result = measure.perplexity(model, tokenizer, text, window=window, stride=window // 2)
-    model.train(training)
+    was_training = model.training
+    result = measure.perplexity(model.eval(), tokenizer, text, window=window, stride=window // 2)
+    model.train(was_training)
     return result.tokens * math.log2(result.value) / len(text.encode())
 
 
@@ -295,27 +247,10 @@ def _tokenizer(texts: list[str], folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
 
 
-class _Past:
-    """What a run has seen so far. accelerate keeps it beside weights and optimizer."""
-
-    def __init__(self, kind: str, recipe: Recipe) -> None:
-        self.run = {"kind": kind, "recipe": asdict(recipe)}
-        self.losses: list[float] = []
-        self.held_out: list[list[float]] = []
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if state["run"] != self.run:
-            raise PretrainError(f"this is the state of another run ({state['run']}); choose another --folder")
-        vars(self).update(state)
-
-
 def _save(accelerator: Accelerator, folder: Path, step: int) -> None:
     """Keep the state of one moment: whole, under its last name, or not there. Older ones go."""
     draft, older = folder / "state.part", list(folder.glob("state-*"))
-    accelerator.save_state(str(draft), safe_serialization=True)
+    accelerator.save_state(str(draft))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         draft.replace(folder / f"state-{step:06d}")
@@ -324,51 +259,35 @@ def _save(accelerator: Accelerator, folder: Path, step: int) -> None:
     accelerator.wait_for_everyone()
 
 
-def _load(accelerator: Accelerator, folder: Path, past: _Past) -> None:
-    """Go on from the last state in a folder, if there is one.
-
-    Raises:
-        PretrainError: it is damaged, or belongs to a run with other numbers.
-    """
+def _load(training: Training, folder: Path) -> None:
+    """Go on from the last state in a folder, if there is one; PretrainError if it is damaged, or of another run."""
     for state in sorted(folder.glob("state-*"))[-1:]:
         try:
-            past.load_state_dict(torch.load(state / "custom_checkpoint_0.pkl", weights_only=True))  # whose is it?
-            accelerator.load_state(str(state))
-        except PretrainError as error:
-            raise PretrainError(f"{state}: {error}") from None
+            whose = torch.load(state / "custom_checkpoint_0.pkl", weights_only=True)["run"]
+            if whose == training.run:
+                training.accelerator.load_state(str(state))
         except Exception as error:  # torch and safetensors have many names for a file that is not whole
             raise PretrainError(f"{state} is damaged ({error}): remove it to start again") from error
+        if whose != training.run:
+            raise PretrainError(f"{state}: this is the state of another run ({whose}); choose another --folder")
 
 
 def _command(kind: str, recipe: Recipe) -> str:
     """The command line that repeats a run."""
     changed = {name: value for name, value in asdict(recipe).items() if value != getattr(Recipe, name)}
     options = {"model": kind} if kind != "mini" else {}
-    return " ".join(
-        ["python -m tools pretrain", *(f"--{k.replace('_', '-')} {v}" for k, v in (options | changed).items())]
-    )
-
-
-def _machine() -> str:
-    """Kind of processor, its cores, and the instructions that matter for its speed."""
-    found = [name for name in INSTRUCTIONS if torch.cpu.get_capabilities().get(name)]
-    return f"{platform.machine()}, {os.cpu_count()} cores ({', '.join(found) or 'no vector instructions known'})"
+    words = [f"--{name.replace('_', '-')} {value}" for name, value in (options | changed).items()]
+    return " ".join(["python -m tools pretrain", *words])
 
 
 def _circumstances(accelerator: Accelerator, texts: list[str], tokens: torch.Tensor) -> dict[str, Any]:
-    return {
-        "machine": _machine(),
-        "python": platform.python_version(),
-        "torch": torch.__version__.split("+")[0],
-        "device": accelerator.device.type,
-        "processes": accelerator.num_processes,
-        "precision": accelerator.mixed_precision,
-        "corpus": {
-            "files": len(texts),
-            "bytes": sum(len(text.encode()) for text in texts),
-            "tokens": len(tokens),
-        },
-    }
+    """Kind of processor, its cores and the instructions that matter for its speed; versions; what was read."""
+    found = [name for name in INSTRUCTIONS if torch.cpu.get_capabilities().get(name)]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores ({', '.join(found) or 'no vector instructions known'})"
+    where = {"machine": machine, "python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
+    where |= {"device": accelerator.device.type, "processes": accelerator.num_processes}
+    read = {"files": len(texts), "bytes": sum(len(text.encode()) for text in texts), "tokens": len(tokens)}
+    return where | {"precision": accelerator.mixed_precision, "corpus": read}
 
 
 def _export(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, about: dict[str, Any]) -> None:
@@ -382,5 +301,5 @@ def _export(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     tokenizer.save_pretrained(folder)
     save_file(half, folder / "model.safetensors", {"format": "pt"})
     about = about | {"sha256": sha256((folder / "model.safetensors").read_bytes()).hexdigest()}
-    text = json.dumps(about, indent=None, separators=(",", ":"))
+    text = json.dumps(about, separators=(",", ":"))
     (folder / "training.json").write_text(text + "\n", encoding="utf-8")

@@ -59,6 +59,11 @@ RECIPE = 1  # raise it whenever _convert writes something else, so that older ca
 MANIFEST = "manifest.json"
 MINI = Path(__file__).parent / "data" / "mini_deepseek"
 
+# Bytes, with every digit by itself: how SmolLM's tokenizer splits a text, and the mini DeepSeek's.
+SINGLE_DIGITS = pre_tokenizers.Sequence(
+    [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+)
+
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTIONS = ("sdpa", "eager")
 
@@ -323,9 +328,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     # The GGUF file asks for SmolLM's splitting, every digit by itself; transformers reads it as plain GPT-2.
-    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer.backend_tokenizer.pre_tokenizer = SINGLE_DIGITS
     with _no_progress_bars():
         model = AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)

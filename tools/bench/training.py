@@ -16,19 +16,6 @@ OneStep = Callable[[torch.Tensor, int], float]
 """Trains on the tokens (windows, tokens) of a step with its number; returns the loss."""
 
 
-def _shipped() -> OneStep:
-    accelerator = pretrain.new_accelerator()
-    plain = pretrain.new_model("mini", RECIPE.seed)
-    model, optimizer = accelerator.prepare(plain, pretrain.optimizer_for(plain, RECIPE))
-    balance = pretrain.RouterBalance(plain, RECIPE.balance)
-    model.train()
-
-    def one_step(ids: torch.Tensor, step: int) -> float:
-        return pretrain.training_step(accelerator, model, optimizer, balance, ids, RECIPE, step)
-
-    return one_step
-
-
 def _plain() -> OneStep:
     """What one writes first: the library's class, float32, a new AdamW, nothing chosen for speed."""
     torch.manual_seed(RECIPE.seed)
@@ -63,7 +50,8 @@ def measured_lines() -> Iterator[str]:
 
         return step
 
-    ratio = measure.paired_ratio(loop(_plain(), plain), loop(_shipped(), shipped), pairs=STEPS)
+    training = pretrain.Training("mini", RECIPE)
+    ratio = measure.paired_ratio(loop(_plain(), plain), loop(training.step, shipped), pairs=STEPS)
     size = RECIPE.batch * RECIPE.window
     yield f"training step: plain float32 / shipped loop   {ratio}"
     yield f"tokens a second: plain {size / ratio.first_seconds:,.0f}, shipped {size / ratio.second_seconds:,.0f}"
