@@ -561,7 +561,7 @@ def test_pickled_weights_are_refused(other_model):
 
 def test_damaged_weights_are_refused(other_model):
     truncate(other_model / "model.safetensors")
-    with pytest.raises(models.ModelUnavailable, match="cannot load the model"):
+    with pytest.raises(models.ModelUnavailable, match=r"The model in .* cannot be read"):
         models.load_language_model()
 
 
@@ -573,7 +573,7 @@ def test_code_that_comes_with_a_model_is_never_run(other_model, tmp_path, monkey
         model_type="own",
         auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"},
     )
-    with pytest.raises(models.ModelUnavailable, match="cannot load the model"):
+    with pytest.raises(models.ModelUnavailable, match=r"The model in .* cannot be read"):
         models.load_language_model()
     assert not (tmp_path / "ran").exists()
 

@@ -286,7 +286,7 @@ def _foreign_tokenizer(folder: Path) -> None:
     [
         (lambda folder: _cut(folder / "model.safetensors"), "not the file that the training wrote"),
         (_other_weights, "not the file that the training wrote"),
-        (_foreign_tokenizer, "has 4,097 tokens, and the model 4,096: they do not belong together"),
+        (_foreign_tokenizer, "has 4,097 tokens, the model 4,096: they do not belong together"),
         (lambda folder: (folder / "model.safetensors").unlink(), "cannot be read"),
         (lambda folder: (folder / "training.json").write_text("{"), "cannot be read"),
         (lambda folder: (folder / "config.json").unlink(), "cannot be read"),

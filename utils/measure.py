@@ -82,11 +82,7 @@ SURE = 0.99  # of `settle`: its pairs are looked at again and again
 
 
 def settle(
-    first: Callable[[], Any],
-    second: Callable[[], Any],
-    *bounds: float,
-    seconds: float = 10,
-    pairs: int = 200,
+    first: Callable[[], Any], second: Callable[[], Any], *bounds: float, seconds: float = 10, pairs: int = 200
 ) -> Ratio:
     """Time pairs until the ratio's interval lies on one side of every bound, or the time is used up.
 
@@ -114,10 +110,8 @@ def settle(
 
 def _pair(first: Callable[[], Any], second: Callable[[], Any], number: int) -> tuple[float, float]:
     # The order flips from pair to pair, so that neither side always runs on a cache the other has filled.
-    if number % 2:
-        late = _seconds(second)
-        return _seconds(first), late
-    return _seconds(first), _seconds(second)
+    late = _seconds(second) if number % 2 else None
+    return _seconds(first), late or _seconds(second)
 
 
 def _ratio(timed: list[tuple[float, float]], confidence: float) -> Ratio:
@@ -191,29 +185,26 @@ def peak_memory() -> Iterator[Peak]:
     On Linux the kernel's own high-water mark is used, reset first; elsewhere a thread samples the process every 5 ms.
     """
     result, ended = Peak(), threading.Event()
+    now = highest = lambda: psutil.Process().memory_info().rss
     if torch.cuda.is_available():
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         now, highest = torch.cuda.memory_allocated, torch.cuda.max_memory_allocated
     elif _reset_high_water_mark():
-        now, highest = (lambda: _status("VmRSS")), (lambda: _status("VmHWM"))
-    else:
-        now = highest = lambda: psutil.Process().memory_info().rss
+        highest = _high_water_mark
     result.before = now()
 
     def sample() -> None:
-        while not ended.wait(0.005):
+        while now is highest and not ended.wait(0.005):
             result.peak = max(result.peak, now())
 
     sampler = threading.Thread(target=sample, daemon=True)
-    if now is highest:
-        sampler.start()
+    sampler.start()
     try:
         yield result
     finally:
         ended.set()
-        if now is highest:
-            sampler.join()
+        sampler.join()
         _wait_for_gpu()
         result.peak = max(result.peak, highest())
 
@@ -221,15 +212,15 @@ def peak_memory() -> Iterator[Peak]:
 def _reset_high_water_mark() -> bool:
     try:
         Path("/proc/self/clear_refs").write_text("5")
-        return _status("VmHWM") > 0
+        return _high_water_mark() > 0
     except (OSError, StopIteration):
         return False
 
 
-def _status(field: str) -> int:
-    """Bytes of a field that the kernel gives in KiB."""
+def _high_water_mark() -> int:
+    """Bytes; the kernel gives it in KiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(field + ":")).split()[1]) * 1024
+    return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
 
 
 def size_on_disk(path: str | Path) -> int:

