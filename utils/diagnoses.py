@@ -13,9 +13,10 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import statistics
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -103,20 +104,20 @@ def split() -> DataSplit:
     names. Each set takes the families of a chapter in turn, so that no family fills it.
     """
     diagnoses, all_names = _by_family(catalog()[0]), _by_family(itertools.chain(*catalog()))
-    sides: dict[str, list[Diagnosis]] = {"test": [], "validation": [], "train": []}
+    sets: dict[str, list[Diagnosis]] = {"test": [], "validation": [], "train": []}
     taken: set[str] = set()
-    for side in sides:  # test first: what it takes, no other set may hold
+    for name in sets:  # test first: what it takes, no other set may hold
         for chapter in LABELS:
             families = sorted(diagnoses[chapter], key=_order)
             tests = round(TEST_SHARE * len(families))
             rest = tests + round(VALIDATION_SHARE * len(families))
-            names, size, source = {
+            mine, size, source = {
                 "test": (families[:tests], TEST_EACH, diagnoses),
                 "validation": (families[tests:rest], VALIDATION_EACH, diagnoses),
                 "train": (families[rest:], TRAIN_EACH, all_names),
-            }[side]
-            sides[side] += _in_turn([source[chapter][name] for name in names], size, taken)
-    found = DataSplit(**{name: tuple(sorted(rows, key=lambda row: _order(row.text))) for name, rows in sides.items()})
+            }[name]
+            sets[name] += _in_turn([source[chapter][family] for family in mine], size, taken)
+    found = DataSplit(**{name: tuple(sorted(rows, key=lambda row: _order(row.text))) for name, rows in sets.items()})
     check_split(found.train, found.validation)
     check_split((*found.train, *found.validation), found.test)
     return found
@@ -157,26 +158,22 @@ def check_rows(rows: Sequence[Diagnosis]) -> None:
         if not row.text.strip():
             raise InputError(f"row {place} ({row.code}) has no text")
         if row.chapter not in LABELS:
-            raise InputError(
-                f"row {place} ({row.code}, {row.text!r}) is not labeled: its chapter is {row.chapter!r}, "
-                f"allowed are 1 to {max(LABELS)}"
-            )
+            wrong = f"its chapter is {row.chapter!r}, allowed are 1 to {max(LABELS)}"
+            raise InputError(f"row {place} ({row.code}, {row.text!r}) is not labeled: {wrong}")
 
 
 def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
     """Make sure that two labeled sets share no code, no family and no text; else an InputError names an example."""
     check_rows(train)
     check_rows(test)
-    for what, key in (
-        ("code", lambda row: row.code),
-        ("family", lambda row: row.family),
-        ("text", lambda row: row.text.casefold()),
-    ):
+    keys = {"code": lambda row: row.code, "family": lambda row: row.family, "text": lambda row: row.text.casefold()}
+    for what, key in keys.items():
         seen = {key(row) for row in train}
         if shared := [row for row in test if key(row) in seen]:
+            example = f"such as {shared[0].code} ({shared[0].text!r})"
             raise InputError(
-                f"{len(shared)} test rows share their {what} with the training set, such as {shared[0].code} "
-                f"({shared[0].text!r}): remove them from training, or the score means nothing"
+                f"{len(shared)} test rows share their {what} with the training set, {example}: "
+                "remove them from training, or the score means nothing"
             )
 
 
@@ -237,14 +234,11 @@ def label_logits(
     weights. Any other model is run as it is.
     """
     ids, rows, ends = (t.to(model.device) for t in (ids, torch.arange(len(ids)), lengths - 1))
-    half = model.dtype == torch.bfloat16
     # The head would compute every position; before it runs, only the last hidden state of each prompt is kept.
     last = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, ends],))
-    try:
-        with torch.autocast(ids.device.type, torch.bfloat16) if half else contextlib.nullcontext():
-            logits = model(input_ids=ids, use_cache=False).logits  # (batch, vocabulary)
-    finally:
-        last.remove()
+    half = model.dtype == torch.bfloat16
+    with last, torch.autocast(ids.device.type, torch.bfloat16) if half else contextlib.nullcontext():
+        logits = model(input_ids=ids, use_cache=False).logits  # (batch, vocabulary)
     return logits[:, labels.to(model.device)].float()
 
 
@@ -302,15 +296,14 @@ def predict(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Diagnosis], prompt: str = PROMPT
 ) -> list[int]:
     """The chapter that a model gives each row: that of the label with the largest logit. InputError as `encode`."""
-    labels, examples = label_ids(tokenizer), encode(rows, tokenizer, prompt)
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i][0]))  # as `batches` without a seed
-    found: list[int] = []
+    labels, found = label_ids(tokenizer), torch.zeros(len(rows), dtype=torch.long)
+    examples = [(tokens, place) for place, (tokens, _) in enumerate(encode(rows, tokenizer, prompt))]
     was_training = model.training
     model.eval()
-    for ids, lengths, _ in batches(examples, 64):
-        found += (label_logits(model, ids, lengths, labels).argmax(-1) + 1).tolist()
+    for ids, lengths, places in batches(examples, 64):
+        found[places] = label_logits(model, ids, lengths, labels).argmax(-1).cpu() + 1
     model.train(was_training)
-    return [chapter for _, chapter in sorted(zip(order, found, strict=True))]
+    return found.tolist()
 
 
 def score(rows: Sequence[Diagnosis], predicted: Sequence[int]) -> Score:
@@ -337,5 +330,4 @@ def score(rows: Sequence[Diagnosis], predicted: Sequence[int]) -> Score:
 def majority(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> Score:
     """Score of always answering the chapter that is most frequent in training (the lowest number, if several are)."""
     check_rows(train)
-    counts = Counter(sorted(row.chapter for row in train))
-    return score(test, [counts.most_common(1)[0][0]] * len(test))
+    return score(test, [statistics.mode(sorted(row.chapter for row in train))] * len(test))

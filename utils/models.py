@@ -127,8 +127,8 @@ def load_mini_deepseek(attention: str = "sdpa", folder: Path = MINI) -> PreTrain
         if hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() != history["sha256"]:
             raise ValueError("model.safetensors is not the file that the training wrote")
         model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True, use_safetensors=True, **options)
-        if len(tokenizer) != (size := model.config.vocab_size):
-            raise ValueError(f"its tokenizer has {len(tokenizer):,} tokens, the model {size:,}: they do not belong together")
+        if (theirs := len(tokenizer)) != (ours := model.config.vocab_size):
+            raise ValueError(f"its tokenizer has {theirs:,} tokens, the model {ours:,}: they do not belong together")
     return model.to(best_device())
 
 
