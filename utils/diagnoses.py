@@ -32,7 +32,7 @@ WORDS = ("infection", "cancer", "blood", "hormones", "mental", "nerves", "eye", 
 LABELS = dict(enumerate(WORDS, 1))  # chapter of ICD-10-CM: the word that stands for it
 PROMPT = "{text}\nField:"
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10  # of the families of a chapter
-TEST_EACH, VALIDATION_EACH, TRAIN_EACH = 30, 10, 300  # diagnoses of a chapter
+EACH = {"test": 30, "validation": 10, "train": 300}  # rows of a chapter
 LONG = 24  # tokens: batches of longer texts hold fewer of them
 WARM_UP = 0.1  # of the budget, in which the learning rate rises
 
@@ -104,20 +104,17 @@ def split() -> DataSplit:
     names. Each set takes the families of a chapter in turn, so that no family fills it.
     """
     diagnoses, all_names = _by_family(catalog()[0]), _by_family(itertools.chain(*catalog()))
-    sets: dict[str, list[Diagnosis]] = {"test": [], "validation": [], "train": []}
-    taken: set[str] = set()
-    for name in sets:  # test first: what it takes, no other set may hold
+    sets, taken = {}, set[str]()
+    for name, size in EACH.items():  # test first: what it takes, no other set may hold
+        rows, source = [], all_names if name == "train" else diagnoses
         for chapter in LABELS:
             families = sorted(diagnoses[chapter], key=_order)
             tests = round(TEST_SHARE * len(families))
             rest = tests + round(VALIDATION_SHARE * len(families))
-            mine, size, source = {
-                "test": (families[:tests], TEST_EACH, diagnoses),
-                "validation": (families[tests:rest], VALIDATION_EACH, diagnoses),
-                "train": (families[rest:], TRAIN_EACH, all_names),
-            }[name]
-            sets[name] += _in_turn([source[chapter][family] for family in mine], size, taken)
-    found = DataSplit(**{name: tuple(sorted(rows, key=lambda row: _order(row.text))) for name, rows in sets.items()})
+            mine = {"test": families[:tests], "validation": families[tests:rest], "train": families[rest:]}[name]
+            rows += _in_turn([source[chapter][family] for family in mine], size, taken)
+        sets[name] = tuple(sorted(rows, key=lambda row: _order(row.text)))
+    found = DataSplit(**sets)
     check_split(found.train, found.validation)
     check_split((*found.train, *found.validation), found.test)
     return found

@@ -109,9 +109,8 @@ def _result(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise LaunchError(
-            f"rank {file.stem} returned more than tensors, numbers and texts: only data comes back"
-        ) from None
+        more = "more than tensors, numbers and texts: only data comes back"
+        raise LaunchError(f"rank {file.stem} returned {more}") from None
 
 
 def _write_down(name: str, thing: Any, worker: Callable, parts: dict[str, str]) -> None:

@@ -168,14 +168,9 @@ def release_memory() -> None:
 
 @dataclass
 class Peak:
-    """Peak memory of a `peak_memory` block, in bytes; `extra` is what the block added to what was there before."""
+    """Bytes that a `peak_memory` block added at its peak to what was there before."""
 
-    before: int = 0
-    peak: int = 0
-
-    @property
-    def extra(self) -> int:
-        return max(self.peak - self.before, 0)
+    extra: int = 0
 
 
 @contextmanager
@@ -184,7 +179,6 @@ def peak_memory() -> Iterator[Peak]:
 
     On Linux the kernel's own high-water mark is used, reset first; elsewhere a thread samples the process every 5 ms.
     """
-    result, ended = Peak(), threading.Event()
     now = highest = lambda: psutil.Process().memory_info().rss
     if torch.cuda.is_available():
         torch.cuda.synchronize()
@@ -192,11 +186,11 @@ def peak_memory() -> Iterator[Peak]:
         now, highest = torch.cuda.memory_allocated, torch.cuda.max_memory_allocated
     elif _reset_high_water_mark():
         highest = _high_water_mark
-    result.before = now()
+    result, before, ended = Peak(), now(), threading.Event()
 
     def sample() -> None:
         while now is highest and not ended.wait(0.005):
-            result.peak = max(result.peak, now())
+            result.extra = max(result.extra, now() - before)
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -206,7 +200,7 @@ def peak_memory() -> Iterator[Peak]:
         ended.set()
         sampler.join()
         _wait_for_gpu()
-        result.peak = max(result.peak, highest())
+        result.extra = max(result.extra, highest() - before)
 
 
 def _reset_high_water_mark() -> bool:

