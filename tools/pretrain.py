@@ -30,7 +30,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import AutoModelForCausalLM as Auto
 
 from utils import corpus, measure
-from utils.errors import CourseError
+from utils.errors import CourseError, InputError
 from utils.models import SINGLE_DIGITS
 
 END = "<|end|>"
@@ -39,10 +39,6 @@ INSTRUCTIONS = ("avx2", "avx512_f", "avx512_vnni", "avx512_bf16", "amx_bf16", "a
 # The dense model's feed-forward width makes its activated parameters equal the mini DeepSeek's, within 1 %.
 SHAPES = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 CONFIGS = {kind: partial(AutoConfig.for_model, **shape) for kind, shape in SHAPES.items()}
-
-
-class RecipeError(CourseError, ValueError):
-    """A kind of model or a number that no training can use."""
 
 
 class PretrainError(CourseError, RuntimeError):
@@ -75,9 +71,9 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "window"):
             if getattr(self, name) < 1:
-                raise RecipeError(f"{name} must be at least 1; got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 1; got {getattr(self, name)}")
         if not 0 <= self.warmup < self.steps:
-            raise RecipeError(f"warmup must be from 0 to less than the {self.steps} steps; got {self.warmup}")
+            raise InputError(f"warmup must be from 0 to less than the {self.steps} steps; got {self.warmup}")
 
     def rate(self, step: int) -> float:
         """Learning rate of a step, counted from 0. The peak stands at step `warmup`."""
@@ -129,17 +125,17 @@ class Training:
     It has the library's fastest attention and experts, and bfloat16 autocast where the machine is fast at that.
 
     Raises:
-        RecipeError: an unknown kind, or a batch that the processes cannot share evenly.
+        InputError: an unknown kind, or a batch that the processes cannot share evenly.
     """
 
     def __init__(self, kind: str, recipe: Recipe) -> None:
         if kind not in CONFIGS:
-            raise RecipeError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
+            raise InputError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
         # `cpu` is said outright: without it, accelerate lets processes without a GPU train apart, each the whole batch.
         precision = "bf16" if measure.has_fast_bfloat16() else "no"
         self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
         if recipe.batch % (processes := self.accelerator.num_processes):
-            raise RecipeError(f"batch must be a multiple of the {processes} processes; got {recipe.batch} windows")
+            raise InputError(f"batch must be a multiple of the {processes} processes; got {recipe.batch} windows")
         torch.manual_seed(recipe.seed)
         options = {"experts_implementation": "grouped_mm"} if kind == "mini" else {}
         self.plain = Auto.from_config(CONFIGS[kind](), attn_implementation="sdpa", **options)
@@ -192,7 +188,7 @@ def train(kind: str, recipe: Recipe, folder: Path, *, save_every: int = 200, mea
         measure_every: steps from one look at the held-out files to the next.
 
     Raises:
-        RecipeError: as `Training`.
+        InputError: as `Training`.
         PretrainError: the saved state is of another run or damaged, or the loss is not a number.
     """
     training = Training(kind, recipe)

@@ -21,16 +21,16 @@ import json
 import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from IPython import get_ipython
 from IPython.display import display
-from jinja2 import Environment
+from jinja2 import Template
 
 from utils.errors import CourseError
+from utils.files import records
 
 VERDICT_MIME = "application/vnd.course.verdict+json"
 ABOUT = 0.10  # "about" and "an estimate" mean: within this share of the claimed number
@@ -38,6 +38,7 @@ UNTOLD = "cannot be told here"
 SIGNS = {True: "✔", False: "✘", None: "?"}
 LOOKS = {"refuted": ("✘", "#D55E00"), "holds": ("✔", "#009E73"), UNTOLD: ("?", "#595959")}  # sign and colour of a card
 CONDITIONAL = ("◐", "#0072B2")
+CARD = Template("".join(map(str.strip, (Path(__file__).parent / "data/card.html").read_text("utf-8").splitlines())))
 
 # Judged in this kernel: claim id -> the cell that judged it.
 _judged: dict[str, str] = {}
@@ -93,14 +94,10 @@ class Verdict:
     cases: tuple[dict[str, Any], ...] = ()
 
 
-def _data(name: str) -> str:
-    return resources.files("utils").joinpath("data", name).read_text(encoding="utf-8")
-
-
 @functools.cache
 def ledger() -> dict[str, Claim]:
     """All 33 claims by id, in order."""
-    return {record["id"]: Claim(**record) for record in json.loads(_data("claims.json"))}
+    return {record["id"]: Claim(**record) for record in records("claims.json")}
 
 
 def claim(claim_id: str) -> Claim:
@@ -136,12 +133,7 @@ def judge(outcomes: Iterable[bool | None], condition: str = "") -> str:
 
 
 def verdict(
-    claim_id: str,
-    *cases: Case,
-    because: str,
-    holds: bool | None = None,
-    measured: str = "",
-    condition: str = "",
+    claim_id: str, *cases: Case, because: str, holds: bool | None = None, measured: str = "", condition: str = ""
 ) -> None:
     """Judge a claim by the rule of this module: draw its card and record the verdict with the cell's output.
 
@@ -203,10 +195,7 @@ def _card_text(found: Verdict) -> str:
 
 def _card_html(found: Verdict) -> str:
     sign, colour = LOOKS.get(found.verdict, CONDITIONAL)
-    environment = Environment()
-    environment.filters["escape"] = html.escape
-    template = environment.from_string("".join(map(str.strip, _data("card.html").splitlines())))
-    return template.render(verdict=found, sign=sign, colour=colour, lines=_case_lines(found))
+    return CARD.render(verdict=found, sign=sign, colour=colour, lines=_case_lines(found), escape=html.escape)
 
 
 def saved_verdicts(notebook: Path) -> list[Verdict]:

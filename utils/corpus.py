@@ -6,7 +6,7 @@ The archives in `utils/data/python` hold it, so that no result depends on the Py
 import functools
 import tarfile
 from collections.abc import Iterable
-from importlib import resources
+from pathlib import Path
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -21,8 +21,7 @@ HELD_OUT = ("bisect", "calendar", "colorsys", "fractions", "graphlib",
 @functools.cache
 def _archive(name: str) -> dict[str, str]:
     """Texts of an archive in `utils/data/python`, by name, in order."""
-    packed = resources.files("utils").joinpath("data", "python", name)
-    with packed.open("rb") as file, tarfile.open(fileobj=file) as tar:
+    with tarfile.open(Path(__file__).parent / "data" / "python" / name) as tar:
         return {member.name: tar.extractfile(member).read().decode() for member in tar}
 
 
