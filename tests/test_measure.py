@@ -174,7 +174,6 @@ def test_perplexity_counts_every_token_once_and_weighs_by_tokens(window, stride,
     losses = -torch.log_softmax(model.logits, 0)[ids]
     assert found.tokens == len(scored)
     assert math.isclose(found.value, math.exp(losses[scored].mean()), rel_tol=1e-5)
-    assert found.text == text[:60]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel as Model
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from utils.errors import InputError
 
@@ -33,6 +34,7 @@ LABELS = dict(enumerate(WORDS, 1))  # chapter of ICD-10-CM: the word that stands
 PROMPT = "{text}\nField:"
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10  # of the families of a chapter
 EACH = {"test": 30, "validation": 10, "train": 300}  # rows of a chapter
+Example = tuple[list[int], int]  # the tokens of a prompt, and its label as an index into `label_ids`
 LONG = 24  # tokens: batches of longer texts hold fewer of them
 WARM_UP = 0.1  # of the budget, in which the learning rate rises
 
@@ -174,7 +176,7 @@ def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
             )
 
 
-def label_ids(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+def label_ids(tokenizer: Tokenizer) -> torch.Tensor:
     """Token id of each chapter's word with a space before it. Shape: (21,). InputError if a word is several tokens."""
     ids = {word: tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in WORDS}
     if long := [word for word, tokens in ids.items() if len(tokens) != 1]:
@@ -182,9 +184,7 @@ def label_ids(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
     return torch.tensor([tokens[0] for tokens in ids.values()])
 
 
-def encode(
-    rows: Sequence[Diagnosis], tokenizer: PreTrainedTokenizerBase, prompt: str = PROMPT
-) -> list[tuple[list[int], int]]:
+def encode(rows: Sequence[Diagnosis], tokenizer: Tokenizer, prompt: str = PROMPT) -> list[Example]:
     """Token ids of each labeled row's prompt, and its label as an index into `label_ids` (0 for chapter 1).
 
     Raises InputError as `check_rows`, and for a prompt without a place for the text.
@@ -196,9 +196,7 @@ def encode(
     return [(tokens, row.chapter - 1) for tokens, row in zip(ids, rows, strict=True)]
 
 
-def batches(
-    examples: Sequence[tuple[list[int], int]], size: int, seed: int | None = None
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+def batches(examples: Sequence[Example], size: int, seed: int | None = None) -> Iterator[tuple[torch.Tensor, ...]]:
     """Batches of examples of nearly the same length, so that hardly anything is padding.
 
     A batch has `size` examples, 1 or more (else InputError), but fewer if they are longer than 24 tokens, which bounds
@@ -221,9 +219,7 @@ def batches(
         yield ids, torch.tensor([len(row) for row in rows]), torch.tensor([examples[i][1] for i in group])
 
 
-def label_logits(
-    model: PreTrainedModel, ids: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor
-) -> torch.Tensor:
+def label_logits(model: Model, ids: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Float32 logits (batch, 21) of the label tokens where each prompt ends; the head computes no other position.
 
     Takes a causal language model, with or without adapters; ids (batch, tokens), padded on the right; lengths (batch,);
@@ -240,8 +236,8 @@ def label_logits(
 
 
 def training(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: Model,
+    tokenizer: Tokenizer,
     rows: Sequence[Diagnosis],
     *,
     steps: int | None = None,
@@ -289,9 +285,7 @@ def training(
 
 
 @torch.no_grad()
-def predict(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[Diagnosis], prompt: str = PROMPT
-) -> list[int]:
+def predict(model: Model, tokenizer: Tokenizer, rows: Sequence[Diagnosis], prompt: str = PROMPT) -> list[int]:
     """The chapter that a model gives each row: that of the label with the largest logit. InputError as `encode`."""
     labels, found = label_ids(tokenizer), torch.zeros(len(rows), dtype=torch.long)
     examples = [(tokens, place) for place, (tokens, _) in enumerate(encode(rows, tokenizer, prompt))]
