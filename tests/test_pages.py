@@ -101,7 +101,7 @@ def test_a_print_keeps_its_links_inside_and_has_room_or_the_solution():
     assert [a["href"] for a in BeautifulSoup(part, "html.parser").find_all("a")] == [
         *("#06_x--part", "#05_x--part", "https://x.org/#y"),
     ]
-    blank, filled = (BeautifulSoup(do(part), "html.parser") for do in (prints._blank, prints._filled))
+    blank, filled = (BeautifulSoup(prints._variant(part, name), "html.parser") for name in ("blank", "filled"))
     assert blank.select_one(".answers").get_text(strip=True) == "" and "solution" not in blank.get_text()
     assert filled.select_one("details.solution[open]") and "a hint" not in filled.get_text()
 

@@ -21,14 +21,8 @@ Answer = tuple[float, Callable[[int], float] | None, Callable[[int], float] | No
 """Bytes of the weights, of the cache after some tokens, and of its part on one of 8 cards. None: it does not say."""
 
 
-def without_memory() -> contextlib.AbstractContextManager:
-    """Tensors without memory: accelerate's `init_empty_weights` makes each first, for V4-Pro one of 68 GB."""
-    import torch
-
-    return torch.device("meta")
-
-
 def accelerate(folder: Path, config: dict) -> Answer:
+    import torch
     from accelerate.commands import estimate
 
     # The hub's files of V2 and V3 name their own classes, and it counts the head where one is named
@@ -36,7 +30,7 @@ def accelerate(folder: Path, config: dict) -> Answer:
     estimate.verify_on_hub = lambda *_: SimpleNamespace(library_name="transformers", config=config | own)
     dtype = "int8" if "quantization_config" in config else "float16"
     asked = estimate.estimate_command_parser().parse_args([str(folder), "--dtypes", dtype])
-    with without_memory():
+    with torch.device("meta"):  # its own `init_empty_weights` makes each tensor first, for V4-Pro one of 68 GB
         return estimate.gather_data(asked)[0][2], None, None
 
 
@@ -62,13 +56,14 @@ def hf_mem(folder: Path, config: dict) -> Answer:
 
 
 def hf_vram_calc(folder: Path, config: dict) -> Answer:
+    import torch
     from hf_vram_calc.calculator import ParameterCalculator, VRAMCalculator
     from hf_vram_calc.config import ConfigManager
     from hf_vram_calc.parser import ConfigParser
 
     model, calculator = ConfigParser.load_and_parse_config(folder.name, str(folder)), VRAMCalculator(ConfigManager())
     dtype = "fp8" if "quantization_config" in config else "bf16"
-    with without_memory():
+    with torch.device("meta"):  # for the same reason
         weights = calculator.calculate_model_memory(ParameterCalculator.calculate_transformer_params(model), dtype)
     return weights * 2**30, lambda t: calculator.calculate_kv_cache_memory(model, "bf16", 1, t) * 2**30, None
 

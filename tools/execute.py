@@ -85,10 +85,10 @@ def _environment(folder: Path) -> dict[str, str]:
 def execute(notebook: NotebookNode, place: Path, folder: Path, timeout: float, meter: _Meter) -> dict[str, Any]:
     """Run all cells with the working folder `place`; outputs go into the notebook. Returns status and failure."""
     at, log = folder / "cell", folder / "kernel.log"
-    starts = {"on_cell_start": lambda cell, cell_index: at.write_text(str(cell_index))}
-    hooks = starts | {"on_cell_executed": lambda **_: meter.look()}
-    client = NotebookClient(notebook, timeout=timeout, startup_timeout=120, record_timing=False, **hooks)
-    client.kernel_name = "python3"
+    options = {"timeout": timeout, "startup_timeout": 120, "record_timing": False, "kernel_name": "python3"}
+    client = NotebookClient(notebook, **options)
+    client.on_cell_start = lambda cell, cell_index: at.write_text(str(cell_index))
+    client.on_cell_executed = lambda **_: meter.look()
     manager = client.create_kernel_manager()
     # No folder to look for kernels: this Python's own is left, whatever else is installed under its name.
     manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
@@ -134,8 +134,7 @@ def _ending(code: int | None) -> str:
 
 def _last_words(log: Path) -> str:
     """What a kernel wrote past its notebook, without what every kernel says at its start."""
-    lines = log.read_text(errors="replace").splitlines()
-    return "\n".join(line for line in lines if "IPKernelApp" not in line)
+    return "\n".join(line for line in log.read_text(errors="replace").splitlines() if "IPKernelApp" not in line)
 
 
 def normalised(notebook: NotebookNode) -> NotebookNode:

@@ -27,7 +27,6 @@ from utils.errors import CourseError
 
 MEASURED = Path(__file__).with_name("measured.json")
 FIGURE = Path("docs", "where-the-parameters-are.png")
-BADGE = "images/open-in-colab.svg"
 HOST = "https://github.com"
 
 
@@ -113,8 +112,7 @@ def refresh() -> list[Path]:
             elif cell.cell_type == "markdown":
                 cell.source = fill(cell.source, own)
         wanted[path] = nbformat.writes(notebook) + "\n"
-    pictures = [picture for notebook in notebooks.values() for picture in _tagged_pictures(notebook)]
-    if pictures:
+    if pictures := _tagged_pictures(notebooks.values()):
         wanted[chapters.ROOT / FIGURE] = pictures[0]
     for name, page_parts in _pages(known, list(notebooks)).items():
         page = chapters.ROOT / name
@@ -129,10 +127,9 @@ def _describe(path: Path, notebook: NotebookNode) -> dict[str, Any]:
     if not described:
         raise GenerateError(f"{path.name}: the first cell needs '# NN · title' and '**The question:** ...'")
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    words = len(by_hand(prose).split())
     code = sum(cell.cell_type == "code" for cell in notebook.cells)
     boxes = (e.minutes for e in exercises.all_exercises().values() if e.id.startswith(path.name[:2]))
-    minutes = {"read_minutes": round(words / 200 + code / 4), "exercise_minutes": sum(boxes)}
+    minutes = {"read_minutes": round(len(by_hand(prose).split()) / 200 + code / 4), "exercise_minutes": sum(boxes)}
     return {"file": path.name, "title": described[1], "question": described[2]} | minutes
 
 
@@ -141,7 +138,7 @@ def _chapter_parts(chapter: Chapter, following: Chapter | None) -> dict[str, str
     runs_in, memory = measured()[chapter.number].written()
     facts = f"{chapter.read_minutes} min to read · {chapter.exercise_minutes} min of exercises"
     facts += f" · runs in {runs_in} on 2 cores · {memory} of memory"
-    badge = _if_published(f"[![Open this chapter in Colab]({BADGE})]({{}})\n\n", chapter.file)
+    badge = _if_published("[![Open this chapter in Colab](images/open-in-colab.svg)]({})\n\n", chapter.file)
     to = following or chapters.all_chapters()[0]
     label, rest = ("**Next:**", f" {to.question}") if following else ("**Back to the map:**", "")
     # A copy that stands alone in Colab has no neighbours: there the second link leads on.
@@ -184,8 +181,7 @@ def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[]
 def tally(verdicts: Sequence[claims.Verdict]) -> str:
     """How many claims hold, hold under a condition, and are refuted, in one line."""
     words = {"holds": "hold", "refuted": "are refuted", "holds if": "hold under a condition"}
-    found = [re.sub("^holds if .*", "holds if", verdict.verdict) for verdict in verdicts]
-    kinds = Counter(words.get(word, word) for word in found)
+    kinds = Counter(words.get(re.sub("^holds if .*", "holds if", v.verdict), v.verdict) for v in verdicts)
     counts = ", ".join(f"**{count} {kind}**" for kind, count in kinds.most_common())
     return f"{len(verdicts)} of {len(claims.ledger())} claims are judged: {counts or 'none'}."
 
@@ -209,7 +205,8 @@ def by_hand(text: str) -> str:
     return re.sub(r"<!-- (\S+) -->.*?<!-- /\1 -->", "", text, flags=re.DOTALL)
 
 
-def _tagged_pictures(notebook: NotebookNode) -> list[bytes]:
-    cells = [cell for cell in notebook.cells if "readme-figure" in cell.metadata.get("tags", [])]
+def _tagged_pictures(notebooks: Iterable[NotebookNode]) -> list[bytes]:
+    every = [cell for notebook in notebooks for cell in notebook.cells]
+    cells = [cell for cell in every if "readme-figure" in cell.metadata.get("tags", [])]
     shown = [output.get("data", {}) for cell in cells for output in cell.outputs]
     return [base64.b64decode(data["image/png"]) for data in shown if "image/png" in data]

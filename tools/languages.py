@@ -43,20 +43,16 @@ class Term:
         return re.sub(r"[^a-z0-9_ -]", "", self.term.lower()).replace(" ", "-")
 
 
-def _data(name: str) -> Any:
-    return json.loads((SITE / name).read_text(encoding="utf-8"))
-
-
 @functools.cache
 def glossary() -> list[Term]:
     """All terms, in English alphabetical order."""
-    return [Term(**record) for record in _data("glossary.json")]
+    return [Term(**record) for record in json.loads((SITE / "glossary.json").read_text(encoding="utf-8"))]
 
 
 @functools.cache
 def chinese() -> dict[str, dict[str, Any]]:
     """Contents of `site/zh.json`: `chapters` by number, `claims` by id, `conditions` by their English text."""
-    return _data("zh.json")
+    return json.loads((SITE / "zh.json").read_text(encoding="utf-8"))
 
 
 def block(number: str) -> str:

@@ -21,7 +21,7 @@ from tools.choices import choose
 from utils import claims
 from utils.chapters import ROOT
 
-CHAPTERS = ("03", "04", "05", "06", "07", "09", "10", "11", "13", "14")
+CHAPTERS = "03,04,05,06,07,09,10,11,13,14"
 # Each condition: what is set in the environment of the run.
 CONDITIONS: dict[str, dict[str, str]] = {
     "quiet": {},
@@ -30,11 +30,7 @@ CONDITIONS: dict[str, dict[str, str]] = {
     "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "seed": {"COURSE_SEED_SHIFT": "1000", "PYTHONSTARTUP": str(Path(__file__).with_name("other_seed.py"))},
 }
-OTHER = "other Python"
-RUN = (
-    "import sys; from pathlib import Path; from tools import runner; "
-    "runner.run_notebooks(sys.argv[2], build=Path(sys.argv[1]))"
-)
+RUN = "import sys, pathlib, tools.runner as run; run.run_notebooks(sys.argv[2], build=pathlib.Path(sys.argv[1]))"
 
 
 def verdicts_under(condition: str, chapters: str, python: str = sys.executable) -> dict[str, str]:
@@ -71,7 +67,7 @@ def _claims(table: Mapping[str, Mapping[str, str]]) -> list[str]:
 
 
 def markdown(table: Mapping[str, Mapping[str, str]]) -> str:
-    """The table of verdicts: a row a claim, a column a condition. What is like the first column says so."""
+    """The table of verdicts: a row a claim, a column a condition. What equals the first column is "the same"."""
     names = list(table)
     rows = [f"| claim | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
     for claim in _claims(table):
@@ -89,11 +85,10 @@ def compare(only: str | None = None, conditions: str | None = None, python2: str
         conditions: names from `CONDITIONS` separated by commas; None for all.
         python2: another Python that has the course's packages, for one more condition.
     """
-    chosen = choose(conditions, CONDITIONS, "condition")
     table = {}
-    for name in chosen + ([OTHER] if python2 else []):
+    for name in choose(conditions, CONDITIONS, "condition") + (["other Python"] if python2 else []):
         print(f"--- {name}", flush=True)
-        table[name] = verdicts_under(name, only or ",".join(CHAPTERS), python2 if name == OTHER else sys.executable)
+        table[name] = verdicts_under(name, only or CHAPTERS, sys.executable if name in CONDITIONS else python2)
     found = contradictions(table)
     print(f"\n{markdown(table)}\n")
     print(f"Contradictions: {', '.join(found)}." if found else "No verdict contradicts another.")

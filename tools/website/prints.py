@@ -50,7 +50,7 @@ def write_pages(app: Any, exception: Exception | None) -> None:
         stem = name.rpartition("/")[2]
         body = _part_of_a_longer_page(bodies[name], stem)
         for variant, sections in book.items():
-            printed = _blank(body) if variant == "blank" else _filled(body)
+            printed = _variant(body, variant)
             sections.append({"id": f"c-{stem[:2]}", "title": titles.get(stem, "Glossary"), "body": printed})
             if stem in titles:  # a chapter also stands alone; there, links to others lead nowhere
                 alone = re.sub(rf'<a [^>]*href="#(?!{stem}--)[^>]*>(.*?)</a>', r"\1", printed, flags=re.DOTALL)
@@ -75,16 +75,11 @@ def _part_of_a_longer_page(body: str, stem: str) -> str:
     return re.sub(r'href="(?!\w+:)([^"]*)"', link, body)
 
 
-def _filled(body: str) -> str:
-    return re.sub(r"<details(?! lang)", "<details open", _without(body, "hint"))
-
-
-def _blank(body: str) -> str:
-    return _without(_without(body, "hint"), "(?:solution|hide)")
-
-
-def _without(body: str, kind: str) -> str:
-    return re.sub(rf'<details class="[^"]*\b{kind}\b.*?</details>', "", body, flags=re.DOTALL)
+def _variant(body: str, variant: str) -> str:
+    """A page without its hints; filled, its solutions are open, and blank, they are left out as well."""
+    out = "(?:hint|solution|hide)" if variant == "blank" else "hint"
+    body = re.sub(rf'<details class="[^"]*\b{out}\b.*?</details>', "", body, flags=re.DOTALL)
+    return re.sub(r"<details(?! lang)", "<details open", body) if variant == "filled" else body
 
 
 # -------------------------------------------------------------------------------------------------------------- PDF

@@ -62,8 +62,7 @@ def write_decks(folder: Path) -> None:
         deck = v4.new_notebook(cells=[front])
         for chapter in part:
             where = ""
-            notebook = nbformat.read(chapters.NOTEBOOKS / chapter.file, as_version=4)
-            for cell in notebook.cells:
+            for cell in nbformat.read(chapters.NOTEBOOKS / chapter.file, as_version=4).cells:
                 heading = re.match("#+ (.+)", cell.source) if cell.cell_type == "markdown" else None
                 where = f"{chapter.number} · {heading[1]}" if heading else where
                 if "slideshow" in cell.metadata:

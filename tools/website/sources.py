@@ -57,8 +57,7 @@ def decks() -> dict[str, str]:
 
 def prints() -> dict[str, str]:
     """File name (without variant and ending) and title of each page to print, the book first."""
-    known = chapters.all_chapters()
-    titles = {Path(chapter.file).stem: f"{chapter.number} · {chapter.title}" for chapter in known}
+    titles = {Path(each.file).stem: f"{each.number} · {each.title}" for each in chapters.all_chapters()}
     return {"book": "The book: all chapters and the glossary"} | titles
 
 
