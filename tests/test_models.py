@@ -737,6 +737,7 @@ def test_progress_bars_come_back_after_loading(tokenizer):
     assert transformers.utils.logging.is_progress_bar_enabled()
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_only_what_it_prints():
     cell = """
     from utils import models

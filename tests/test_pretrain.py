@@ -210,6 +210,7 @@ def test_the_shell_says_it_in_one_line(capsys: pytest.CaptureFixture[str], tmp_p
     assert error.count("\n") == 1 and "warmup must be from 0 to less than the 5 steps; got 9" in error
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch has no torch.distributed")
 def test_two_processes_train_like_one(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # In float32, where only the order of sums differs; bfloat16 would round the halves of a batch apart.
