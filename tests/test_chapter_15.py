@@ -8,9 +8,10 @@ import nbformat
 import pytest
 
 from utils import architecture, catalog, chapters
+from utils.errors import InputError
 from utils.exercises import NotYet, _commissions, check, get
 from utils.exercises._commissions import FIELDS, Commission, splits
-from utils.planner import PlanError, plan
+from utils.planner import plan
 
 IDS = ("15.3", "15.4", "15.5")
 by_id = pytest.mark.parametrize("key", IDS)
@@ -56,7 +57,7 @@ def meets(key: str, model: str, precision: str, hardware: str, split: str, batch
         precision = precision if "n_routed_experts" in config else "int8"
     try:
         made = plan(config, hardware, precision, context, batch, answer=answer, split=split, price=price)
-    except PlanError:
+    except InputError:
         return False
     in_time = made.first_token_seconds <= numbers(rows["first token"])[0]
     in_time &= made.step_seconds <= numbers(rows["each further token"])[0]

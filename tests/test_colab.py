@@ -272,8 +272,10 @@ def test_what_is_pinned_and_what_stays_are_dependencies():
     assert not set(colab.EXACT) & set(colab.STAY)
 
 
-def test_chapter_00_takes_colabs_torch_as_it_is():
-    checks = environment.check_environment(checkout=False, has_version=lambda *_: False, model_is_cached=lambda: True)
+def test_chapter_00_takes_colabs_torch_as_it_is(monkeypatch):
+    for name, value in {"CHECKOUT": False, "_has": lambda *_: False, "_model_is_cached": lambda: True}.items():
+        monkeypatch.setattr(environment, name, value)
+    checks = environment.check_environment()
     fixes = {check.name: check.fix for check in checks}
     assert "torch" not in fixes and "run the set-up cell" in fixes["peft"]
 

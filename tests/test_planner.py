@@ -13,7 +13,8 @@ from transformers import CONFIG_MAPPING
 from utils import __main__ as cli
 from utils import architecture, catalog, deployments, planner
 from utils.cards import parse_card, parse_hardware
-from utils.planner import HARDWARE, Hardware, PlanError, plan
+from utils.errors import InputError
+from utils.planner import HARDWARE, Hardware, plan
 
 COUNTED = [model.name for model in catalog.models() if model.exact_total]
 
@@ -137,13 +138,13 @@ BAD = [
 
 @pytest.mark.parametrize(("changes", "message"), BAD)
 def test_bad_input_names_what_is_allowed(changes, message):
-    with pytest.raises(PlanError, match=message):
+    with pytest.raises(InputError, match=message):
         plan(**{"model": "DeepSeek-V3", "hardware": "8xH200"} | changes)
 
 
 @pytest.mark.parametrize("memory", [0, -1.0, None, math.inf, math.nan, "80", True])
 def test_hardware_without_memory_is_refused(memory):
-    with pytest.raises(PlanError, match="mine needs its memory in bytes, more than 0"):
+    with pytest.raises(InputError, match="mine needs its memory in bytes, more than 0"):
         Hardware("mine", memory, 1e12, {"bfloat16": 1e12}, "me")
 
 
@@ -306,7 +307,7 @@ def test_cost_is_cards_times_price_times_time():
 
 @pytest.mark.parametrize("text", ["tensor 4", "tensor 3 x data 2", "everything", "tensor 16", 8])
 def test_a_split_must_be_one_of_the_cards_and_the_model(text):
-    with pytest.raises(PlanError, match="split"):
+    with pytest.raises(InputError, match="split"):
         plan("DeepSeek-V3", "8xH200", split=text)
 
 
@@ -347,7 +348,7 @@ def test_a_card_of_ones_own(capsys):
     "peak", [{}, None, {"bfloat16": 0}, {"bfloat16": -1.0}, {"bfloat16": "fast"}, {"fp5": 1}, {"int8": 1}]
 )
 def test_hardware_without_arithmetic_is_refused(peak):
-    with pytest.raises(PlanError, match=r"mine needs (its|a) peak|no precision 'fp5'"):
+    with pytest.raises(InputError, match=r"mine needs (its|a) peak|no precision 'fp5'"):
         Hardware("mine", 1e9, 1e9, peak)
 
 

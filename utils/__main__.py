@@ -2,12 +2,14 @@
 
 import json
 import sys
-from typing import Annotated, Any
+from dataclasses import asdict
+from typing import Annotated
 
 from typer import Argument, Option
 
 from utils import architecture, catalog, planner, shapes
 from utils.cards import parse_card
+from utils.errors import InputError
 from utils.shell import commands, exit_code
 
 app = commands("DeepSeek by the Numbers: counts of parameters, and plans of deployments.")
@@ -15,29 +17,8 @@ app = commands("DeepSeek by the Numbers: counts of parameters, and plans of depl
 Context = Annotated[int, Option(metavar="TOKENS", help="context length")]
 Batch = Annotated[int, Option(help="sequences at a time")]
 Json = Annotated[bool, Option("--json", help="print JSON instead of a table")]
-
-
-def _summary(config: Any, context: int, batch: int, dtype: str, cache_dtype: str) -> dict[str, int]:
-    """Everything that the calculators say about a model, by label."""
-    count = architecture.count_parameters(config)
-    work = architecture.flops_per_token(config, context)
-    groups = {f"  {name.replace('_', ' ')}": size for name, size in count.groups().items() if size}
-    return {
-        "parameters": count.total,
-        **groups,
-        "not in the class: MTP layer": count.mtp,
-        "not in the class: router bias": count.router_bias,
-        "activated, without embedding and head": count.activated(),
-        "activated, with head": count.activated(include_head=True),
-        "activated, with both": count.activated(include_embedding=True, include_head=True),
-        f"weights in {dtype}, bytes": architecture.weight_bytes(config, dtype),
-        f"KV cache, {batch} x {context:,} tokens in {cache_dtype}, bytes": architecture.kv_cache_bytes(
-            config, context, batch, cache_dtype
-        ),
-        f"FLOPs for one token at {context:,} tokens": work.total,
-        "  of which products with weights": work.weights,
-        "  of which attention": work.attention,
-    }
+OWN_CARD = "name=…,memory=…,bandwidth=…,bf16=…"
+SPLIT = 'for example "tensor 8" or "pipeline 2 x tensor 4" (default: the best one)'
 
 
 @app.command()
@@ -54,24 +35,36 @@ def params(
         print("\n".join(known.name for known in catalog.models() if known.model_type in shapes.REQUIRED))
         return
     name, config = planner.open_model(model)
-    summary = _summary(config, context, batch, dtype, cache_dtype)
+    count, work = architecture.count_parameters(config), architecture.flops_per_token(config, context)
+    cache = f"KV cache, {batch} x {context:,} tokens in {cache_dtype}, bytes"
+    summary = {
+        "parameters": count.total,
+        **{f"  {group.replace('_', ' ')}": size for group, size in count.groups().items() if size},
+        "not in the class: MTP layer": count.mtp,
+        "not in the class: router bias": count.router_bias,
+        "activated, without embedding and head": count.activated(),
+        "activated, with head": count.activated(include_head=True),
+        "activated, with both": count.activated(include_embedding=True, include_head=True),
+        f"weights in {dtype}, bytes": architecture.weight_bytes(config, dtype),
+        cache: architecture.kv_cache_bytes(config, context, batch, cache_dtype),
+        f"FLOPs for one token at {context:,} tokens": work.total,
+        "  of which products with weights": work.weights,
+        "  of which attention": work.attention,
+    }
     if as_json:
-        print(json.dumps({"model": name, **{key.strip(): value for key, value in summary.items()}}, indent=1))
+        print(json.dumps({"model": name, **{label.strip(): value for label, value in summary.items()}}, indent=1))
         return
-    width = max(len(label) for label in summary)
     source = next((known.facts["config_source"] for known in catalog.models() if known.name == name), model)
     print(f"{name} ({config['model_type']}); source: {source}")
     for label, value in summary.items():
-        print(f"  {label:<{width}}  {value:>23,}")
+        print(f"  {label:<{max(map(len, summary))}}  {value:>23,}")
 
 
 @app.command()
 def plan(
     model: Annotated[str, Argument(help="for example DeepSeek-V3, a config.json or its folder")],
     hardware: Annotated[str | None, Option(help="cards, for example 8xH200 (the default) or A100-40GB")] = None,
-    card: Annotated[
-        str | None, Option(metavar="name=…,memory=…,bandwidth=…,bf16=…", help="a card of your own, with --cards")
-    ] = None,
+    card: Annotated[str | None, Option(metavar=OWN_CARD, help="a card of your own, with --cards")] = None,
     cards: Annotated[int | None, Option(metavar="N", help="number of cards, if --hardware does not say it")] = None,
     precision: Annotated[str, Option(help="of the weights (default: as published)")] = "published",
     cache: Annotated[str, Option(help="number format of the cache, or fp8_ds_mla")] = "bfloat16",
@@ -79,43 +72,28 @@ def plan(
     answer: Annotated[int, Option(metavar="TOKENS", help="of them written, for the cost")] = 0,
     batch: Batch = 1,
     link: Annotated[float | None, Option(metavar="BYTES", help="a second from other cards")] = None,
-    split: Annotated[
-        str | None, Option(help='for example "tensor 8" or "pipeline 2 x tensor 4" (default: the best one)')
-    ] = None,
+    split: Annotated[str | None, Option(help=SPLIT)] = None,
     plain: Annotated[bool, Option("--plain", help="plain library code in place of a server")] = False,
     price: Annotated[float | None, Option(help="of a card for an hour, for the cost")] = None,
     as_json: Json = False,
 ) -> None:
     """Plan a deployment: does it fit, where do the bytes go, how fast at best."""
-    own = parse_card(card) if card else None
-    if own and hardware:
-        raise planner.PlanError("--card and --hardware both name cards; give one of them")
-    made = planner.plan(
-        model,
-        own or hardware or ("8xH200" if cards is None else "H200"),
-        precision,
-        context,
-        batch,
-        cards,
-        cache=cache,
-        answer=answer,
-        link=link,
-        price=price,
-        split=split,
-        plain=plain,
-    )
+    if card and hardware:
+        raise InputError("--card and --hardware both name cards; give one of them")
+    kind = parse_card(card) if card else hardware or ("8xH200" if cards is None else "H200")
+    made = planner.plan(model, kind, precision, context, batch, cards, cache, answer, link, price, split, plain)
     if as_json:
-        print(json.dumps(made.record(), indent=1))
+        print(json.dumps(asdict(made), indent=1))
         return
-    formats = f"{made.precision}, cache in {made.cache_precision}"
-    print(f"{made.model} ({formats}) on {made.hardware}, {made.batch} x {made.context:,} tokens")
     sizes = {name: getattr(made, name) for name in ("weights", "cache", "activations", "needed", "memory")}
     sizes |= {f"fullest card, {split} split": size for split, size in made.per_card.items()}
     sizes |= {f"fullest card, {made.split}": made.fullest, "room on a card": made.room}
-    width, within = max(map(len, sizes)), "{:.2f} to {:.2f}".format(*planner.AGAINST_MEASURED)
+    within = "{:.2f} to {:.2f}".format(*planner.AGAINST_MEASURED)
+    about = {"activations": f"  (an estimate: sums were {within} times what was measured)"}
+    formats = f"{made.precision}, cache in {made.cache_precision}"
+    print(f"{made.model} ({formats}) on {made.hardware}, {made.batch} x {made.context:,} tokens")
     for name, size in sizes.items():
-        about = f"  (an estimate: sums were {within} times what was measured)" if name == "activations" else ""
-        print(f"  {name:<{width}}{size / 1e9:>11,.2f} GB{about}")
+        print(f"  {name:<{max(map(len, sizes))}}{size / 1e9:>11,.2f} GB{about.get(name, '')}")
     fits = f"it fits: {made.split}" if made.fits else "it does not fit: no split leaves room on every card"
     print(f"  {fits}; cards needed at least: {made.cards_needed or 'more than can be told'}")
     print(f"  first token after at least {made.first_token_seconds:.3f} s, if one prompt is alone")

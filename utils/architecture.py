@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from utils.errors import InputError
 from utils.formats import DTYPE_BITS, GROUPS, PACKED_CACHE, PUBLISHED, format_name, weight_formats
-from utils.shapes import BIASED_ROUTER, CSA, DSA, FULL, GQA, MLA, WINDOW, ConfigError, Shape, read, whole_number
+from utils.shapes import BIASED_ROUTER, CSA, DSA, FULL, GQA, MLA, WINDOW, Shape, read, whole_number
 
 REUSED = "reused_selection"  # a kind of attention beside those of `shapes`: sparse, without an indexer of its own
 
@@ -50,9 +51,9 @@ class ParameterCount:
         return sum(self.groups().values())
 
     def activated(self, include_embedding: bool = False, include_head: bool = False) -> int:
-        """Parameters that one token uses; a tied pair counts if either is asked for. Raises ConfigError if open."""
+        """Parameters that one token uses; a tied pair counts if either is asked for. Raises InputError if open."""
         if self.routed_experts_used is None:
-            raise ConfigError(_OPEN)
+            raise InputError(_OPEN)
         body = self.total - self.embedding - self.lm_head - self.routed_experts + self.routed_experts_used
         if self.tied:
             include_embedding = include_embedding or include_head
@@ -75,7 +76,7 @@ class FlopCount(NamedTuple):
 
 
 def count_parameters(config: Any) -> ParameterCount:
-    """Parameters of the model that `config` (see `shapes.read`) describes, to the last one. Raises ConfigError.
+    """Parameters of the model that `config` (see `shapes.read`) describes, to the last one. Raises InputError.
 
     Fields that a class does not use count for nothing: `num_key_value_heads` under MLA and in V4, `n_shared_experts`
     in V4 (always one), `moe_layer_freq` outside "deepseek".
@@ -99,7 +100,7 @@ def _of_chosen(c: Shape, routed: int) -> int | None:
 
 
 def weight_bytes(config: Any, dtype: Any = "bfloat16") -> int:
-    """Bytes of all parameters (`total`), rounded up, in the formats of `formats.weight_formats`. Raises ConfigError.
+    """Bytes of all parameters (`total`), rounded up, in the formats of `formats.weight_formats`. Raises InputError.
 
     With `PUBLISHED`, scales and router biases (32 bit) are included.
     """
@@ -117,7 +118,7 @@ def kv_cache_bytes(config: Any, tokens: int, batch: int = 1, dtype: Any = "bfloa
     scales, 656 bytes an entry in V3.2 and 584 in V4; the indexer's keys have 8 bit and a scale, in V4 4 bit.
 
     Raises:
-        ConfigError: also for tokens below 0, a batch below 1, an unknown dtype.
+        InputError: also for tokens below 0, a batch below 1, an unknown dtype.
     """
     c = read(config)
     tokens, batch = whole_number("tokens", tokens, 0), whole_number("batch", batch, 1)
@@ -133,7 +134,7 @@ def flops_per_token(config: Any, context: int, absorbed: bool = True) -> FlopCou
     `index_topk` best, in V3.2 absorbed. transformers computes all scores, masks them, and expands V3.2's latents.
 
     Raises:
-        ConfigError: also for a context below 0.
+        InputError: also for a context below 0.
     """
     c = read(config)
     context = whole_number("context", context, 0)
@@ -145,7 +146,7 @@ def products(c: Shape) -> dict[str, int]:
     groups = {name: size(block, vectors=False) for name, block in _model(c).items()}
     groups |= {"embedding": 0, "lm_head": c.V * c.h, "routed_experts": _of_chosen(c, groups.get("routed_experts", 0))}
     if groups["routed_experts"] is None:
-        raise ConfigError(_OPEN)
+        raise InputError(_OPEN)
     if c.model_type == "deepseek_v4":  # its n streams mix around attention and around the experts
         groups["hyper_connections"] += 2 * c.L * c.n**2 * c.h
     return groups
@@ -235,7 +236,7 @@ def cache_bytes(c: Shape, layer: Attention, entries: tuple[int, int], dtype: Any
         numbers = batch * (entries[0] * layer.width + entries[1] * layer.index_width)
         return -(-numbers * DTYPE_BITS[format_name(dtype)] // 8)
     if c.model_type in GQA:
-        raise ConfigError(f"{PACKED_CACHE} is a layout of latents; {c.model_type} caches keys and values")
+        raise InputError(f"{PACKED_CACHE} is a layout of latents; {c.model_type} caches keys and values")
     rest, scales, index = layer.width - c.dr, 4 * -(-(layer.width - c.dr) // 128), layer.index_width + 4
     if c.model_type == "deepseek_v4":  # scales of one byte for 64 numbers, padded by one
         scales, index = -(-rest // 64) + 1, layer.index_width // 2 + -(-layer.index_width // 32)

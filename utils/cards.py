@@ -6,15 +6,10 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from utils.errors import CourseError
+from utils.errors import InputError
 from utils.files import records
 from utils.formats import DTYPE_BITS, format_name
-from utils.shapes import ConfigError, whole_number
-
-
-class PlanError(CourseError, ValueError):
-    """Something about the model, the hardware or the request does not fit; the message says what is allowed."""
-
+from utils.shapes import whole_number
 
 MOST_CARDS = 100_000  # more are a slip of the keyboard
 
@@ -43,10 +38,10 @@ class Hardware:
             ("reserve", is_share, "as a share from 0 to below 1"),
         ):
             if not right:
-                raise PlanError(f"{self.name} needs its {field} {needed}; got {getattr(self, field)!r}")
-        object.__setattr__(self, "peak", {precision_name(name): speed for name, speed in self.peak.items()})
+                raise InputError(f"{self.name} needs its {field} {needed}; got {getattr(self, field)!r}")
+        object.__setattr__(self, "peak", {format_name(name): speed for name, speed in self.peak.items()})
         if not any(DTYPE_BITS[name] >= 16 for name in self.peak):
-            raise PlanError(f"{self.name} needs a peak for bfloat16 or float16; got {', '.join(self.peak) or 'none'}")
+            raise InputError(f"{self.name} needs a peak for bfloat16 or float16; got {', '.join(self.peak) or 'none'}")
 
     @property
     def room(self) -> float:
@@ -67,48 +62,30 @@ def positive(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """A whole number of Python or numpy. Raises PlanError if it is none or too small."""
-    try:
-        return whole_number(name, value, least)
-    except ConfigError as error:
-        raise PlanError(f"{name} must be a whole number of at least {least}; got {value!r}") from error
-
-
-def precision_name(name: Any, *special: str) -> str:
-    """The key of `formats.DTYPE_BITS` that a format means, or a special name. Raises PlanError if it is neither."""
-    if isinstance(name, str) and name in special:
-        return name
-    try:
-        return format_name(name)
-    except ConfigError as error:
-        raise PlanError(f"no precision {name!r}; there are {', '.join([*special, *DTYPE_BITS])}") from error
-
-
 HARDWARE = {record["name"]: Hardware(**record) for record in records("cards.json")}
 
 
 def parse_hardware(hardware: Any, cards: Any = None) -> tuple[int, Hardware]:
     """Number of cards and card from "8xH200" or "2 x RTX 4090", or from "H200" or a `Hardware` with `cards` beside it.
 
-    Raises PlanError for what is not of that form, an unknown card, or numbers that contradict each other.
+    Raises InputError for what is not of that form, an unknown card, or numbers that contradict each other.
     """
-    number, said, card = None if cards is None else whole("number of cards", cards), None, hardware
+    number, said, card = None if cards is None else whole_number("number of cards", cards, 1), None, hardware
     if isinstance(hardware, str):
         found = re.fullmatch(r"(?:(-?\d+)\s*[x×*])?\s*([A-Za-z][\w -]*)", hardware.strip())
         if found is None:
-            raise PlanError(f"hardware must look like H200 or 8xH200; got {hardware!r}")
-        said = found[1] and whole("number of cards", int(found[1]))
+            raise InputError(f"hardware must look like H200 or 8xH200; got {hardware!r}")
+        said = found[1] and whole_number("number of cards", int(found[1]), 1)
         card = next((card for name, card in HARDWARE.items() if _plain(name) == _plain(found[2])), None)
         if card is None:
-            raise PlanError(f"no hardware {found[2]!r}; there are {', '.join(HARDWARE)}")
+            raise InputError(f"no hardware {found[2]!r}; there are {', '.join(HARDWARE)}")
         if said and number and number != said:
-            raise PlanError(f"number of cards is {said} in {hardware!r} and {number} beside it; say it once")
+            raise InputError(f"number of cards is {said} in {hardware!r} and {number} beside it; say it once")
     elif not isinstance(hardware, Hardware):
-        raise PlanError(f"hardware must be text such as 8xH200, or a Hardware; got {hardware!r}")
+        raise InputError(f"hardware must be text such as 8xH200, or a Hardware; got {hardware!r}")
     number = number or said or 1
     if number > MOST_CARDS:
-        raise PlanError(f"number of cards must be at most {MOST_CARDS:,}; got {number:,}")
+        raise InputError(f"number of cards must be at most {MOST_CARDS:,}; got {number:,}")
     return number, card
 
 
@@ -120,16 +97,15 @@ def _plain(name: str) -> str:
 def parse_card(text: str) -> Hardware:
     """A card of one's own from "name=…,memory=…,bandwidth=…,bf16=…", with numbers such as 24e9.
 
-    `link`, `reserve` and peaks of other formats are possible as well. Raises PlanError.
+    `link`, `reserve` and peaks of other formats are possible as well. Raises InputError.
     """
     fields: dict[str, Any] = {"name": "own card", "memory": None, "bandwidth": None}
     for part in text.split(","):
-        name, equals, value = (piece.strip() for piece in part.partition("="))
+        name, _, value = map(str.strip, part.partition("="))
         try:
-            fields[name] = value if name == "name" else float(value)
-        except ValueError:
-            equals = ""
-        if not equals:
-            raise PlanError(f"a card must look like name=mine,memory=24e9,bandwidth=1e12,bf16=1e14; got {part!r}")
+            fields[name] = value if name == "name" and value else float(value)
+        except ValueError as error:
+            form = "name=mine,memory=24e9,bandwidth=1e12,bf16=1e14"
+            raise InputError(f"a card must look like {form}; got {part!r}") from error
     given = {name: fields.pop(name) for name in ("name", "memory", "bandwidth", "link", "reserve") if name in fields}
     return Hardware(**given, peak=fields)

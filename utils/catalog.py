@@ -18,8 +18,7 @@ from utils.files import records
 class UnknownModel(CourseError, KeyError):
     """The catalog has no model of that name."""
 
-    def __str__(self) -> str:  # KeyError would show the message in quotes
-        return self.args[0]
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
 
 
 @dataclass(frozen=True)
@@ -59,22 +58,16 @@ class TrainingFact:
 @functools.cache
 def models() -> tuple[Model, ...]:
     """All models of the catalog, oldest family first."""
-    keys = (
-        "name",
-        "hub_id",
-        "config",
-        "exact_total",
-        "published_total",
-        "published_activated",
-        "hub_safetensors_total",
+    same = ("name", "hub_id", "config", "exact_total", "published_total", "published_activated")
+    return tuple(
+        Model(*map(fact.get, same), fact["hub_safetensors_total"], fact.get("activated_computed") or {}, fact)
+        for fact in records("deepseek_models.json")
     )
-    found = records("deepseek_models.json")
-    return tuple(Model(*(fact[key] for key in keys), fact.get("activated_computed") or {}, fact) for fact in found)
 
 
 def get(name: str) -> Model:
     """The model with this name or hub id, in any case. Raises UnknownModel (a KeyError) with the nearest names."""
-    known = {model.name.lower(): model for model in models()} | {model.hub_id.lower(): model for model in models()}
+    known = {key.lower(): model for model in models() for key in (model.name, model.hub_id)}
     wanted = str(name).strip().lower()
     if wanted in known:
         return known[wanted]

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable
 from importlib import metadata
 from typing import NamedTuple
 
@@ -24,9 +23,9 @@ class Check(NamedTuple):
     fix: str
 
 
-def _versions_match(package: str, wanted: str) -> bool:
+def _has(package: str, version: str) -> bool:
     try:
-        return metadata.version(package).split("+")[0] == wanted
+        return metadata.version(package).split("+")[0] == version
     except metadata.PackageNotFoundError:
         return False
 
@@ -40,34 +39,25 @@ def _model_is_cached() -> bool:
         return False
 
 
-def check_environment(
-    *,
-    python: tuple[int, ...] = sys.version_info[:2],
-    memory_gb: float | None = None,
-    disk_gb: float | None = None,
-    has_version: Callable[[str, str], bool] = _versions_match,
-    model_is_cached: Callable[[], bool] = _model_is_cached,
-    checkout: bool = CHECKOUT,
-) -> list[Check]:
+def check_environment() -> list[Check]:
     """Look at Python, packages, free memory and disk (GB of 10**9 bytes), and the cached model, fetched if need be.
 
-    The arguments let tests pretend. Outside of a checkout, as in Colab, torch is the machine's own: any will do.
+    Outside of a checkout, as in Colab, torch is the machine's own: any will do.
     """
-    memory_gb = psutil.virtual_memory().available / 1e9 if memory_gb is None else memory_gb
-    disk_gb = shutil.disk_usage(os.getcwd()).free / 1e9 if disk_gb is None else disk_gb
+    memory, disk = psutil.virtual_memory().available / 1e9, shutil.disk_usage(os.getcwd()).free / 1e9
     python_fix = "install Python 3.11, remove the .venv folder, run `make course` again"
     install = "run `make course` once in the course folder; it installs the pinned versions"
-    if not checkout:
+    if not CHECKOUT:
         install = "restart the session, then run the set-up cell; it installs the pinned versions"
-    packages = [item for item in VERSIONS.items() if checkout or item[0] != "torch"]
+    packages = [item for item in VERSIONS.items() if CHECKOUT or item[0] != "torch"]
     fetch = "connect to the network once and run `python -m tools prepare`, or set COURSE_MODEL to a local folder"
-    memory_fix = f"close other programs: {memory_gb:.1f} GB are free"
+    memory_fix, disk_fix = f"close other programs: {memory:.1f} GB are free", f"make room: {disk:.1f} GB are free"
     return [
-        Check("Python", "3.11, 3.12 or 3.13", (3, 11) <= python[:2] <= (3, 13), python_fix),
-        *(Check(package, wanted, has_version(package, wanted), install) for package, wanted in packages),
-        Check("free memory", f"at least {GB_OF_MEMORY} GB", memory_gb >= GB_OF_MEMORY, memory_fix),
-        Check("free disk", f"at least {GB_OF_DISK} GB", disk_gb >= GB_OF_DISK, f"make room: {disk_gb:.1f} GB are free"),
-        Check("language model", "in the cache", model_is_cached(), fetch),
+        Check("Python", "3.11, 3.12 or 3.13", (3, 11) <= sys.version_info[:2] <= (3, 13), python_fix),
+        *(Check(package, version, _has(package, version), install) for package, version in packages),
+        Check("free memory", f"at least {GB_OF_MEMORY} GB", memory >= GB_OF_MEMORY, memory_fix),
+        Check("free disk", f"at least {GB_OF_DISK} GB", disk >= GB_OF_DISK, disk_fix),
+        Check("language model", "in the cache", _model_is_cached(), fetch),
     ]
 
 

@@ -1,7 +1,6 @@
 """The course's data files, and files that are whole or not there: written at one stroke."""
 
 import json
-import os
 import secrets
 from importlib import resources
 from pathlib import Path
@@ -32,7 +31,7 @@ def write(path: Path, content: str | bytes) -> bool:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             draft.write_bytes(content)
-            os.replace(draft, path)
+            draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
     except OSError as error:

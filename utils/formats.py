@@ -1,14 +1,16 @@
 """Number formats: how many bits a number takes, and how published files store the weights of each group."""
 
+import itertools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from utils.shapes import ConfigError, read, whole_number
+from utils.errors import InputError
+from utils.shapes import FAMILIES, read, whole_number
 
-_NAMES = ("float32", "bfloat16", "float16", "float8", "int8", "float6", "int6", "float4", "int4")
-DTYPE_BITS = {name: int(re.sub(r"\D", "", name)) for name in _NAMES}
+DTYPE_BITS = {"float32": 32, "bfloat16": 16, "float16": 16, "float8": 8, "int8": 8}
+DTYPE_BITS |= {"float6": 6, "int6": 6, "float4": 4, "int4": 4}
 """Bits of one number, by name: the one vocabulary of formats. torch dtypes such as `torch.float8_e4m3fn`, and what data
 sheets, engines and model cards call them (`SHORT_NAMES`), are understood as well, in any case."""
 
@@ -18,30 +20,21 @@ SHORT_NAMES |= {f"{short}{bits}": f"float{bits}" for bits in (32, 16, 8, 6, 4) f
 PUBLISHED = "published"  # in place of a format: what `quantization_config` says, else the configuration's own dtype
 PACKED_CACHE = "fp8_ds_mla"  # the cache layout of DeepSeek's kernels, see `architecture.kv_cache_bytes`
 
-GROUPS = (
-    *("embedding", "attention", "dense_ffn", "routed_experts", "shared_experts", "router", "norms", "lm_head"),
-    *("indexer", "compressor", "hyper_connections"),
-)
+GROUPS: list[str] = FAMILIES["groups"]
 """The groups of parameters, as `utils.architecture.ParameterCount` names them."""
 
 KEPT = ("embedding", "lm_head", "norms", "router")
 """Groups that stay in 16 bit when the layers are stored in less, as DeepSeek-V3 (report, section 3.3.1) keeps them."""
 
-_MODULES = {  # one module of each group, as lists of unconverted modules name it
-    "attention": "model.layers.9.self_attn.o_proj",
-    "dense_ffn": "model.layers.0.mlp.down_proj",
-    "routed_experts": "model.layers.9.mlp.experts.9.down_proj",
-    "shared_experts": "model.layers.9.mlp.shared_experts.down_proj",
-    "indexer": "model.layers.9.self_attn.indexer.wk",
-}
 
-
-def format_name(dtype: Any) -> str:
-    """The key of `DTYPE_BITS` that a dtype means. Raises ConfigError if there is none."""
+def format_name(dtype: Any, *special: str) -> str:
+    """The key of `DTYPE_BITS` that a dtype means, or a special name. Raises InputError if it is neither."""
+    if dtype in special:
+        return dtype
     name = str(dtype).lower().removeprefix("torch.")
     name = re.sub(r"^(float[84])_.*", r"\1", SHORT_NAMES.get(name, name))  # torch adds the layout, as in float8_e4m3fn
     if name not in DTYPE_BITS:
-        raise ConfigError(f"dtype = {dtype!r}: must be one of {', '.join(DTYPE_BITS)}")
+        raise InputError(f"no precision {dtype!r}; there are {', '.join([*special, *DTYPE_BITS])}")
     return name
 
 
@@ -76,7 +69,7 @@ def weight_formats(config: Any, dtype: Any = PUBLISHED) -> dict[str, Format]:
     compressed-tensors, bitsandbytes, and V4's `expert_dtype`. Modules that it names as unconverted stay in 16 bit.
 
     Raises:
-        ConfigError: an unknown dtype or method of quantization, or a configuration that cannot be read.
+        InputError: an unknown dtype or method of quantization, or a configuration that cannot be read.
     """
     stored = read(config).storage
     q = (stored["quantization_config"] or {}) if dtype == PUBLISHED else {}
@@ -84,10 +77,9 @@ def weight_formats(config: Any, dtype: Any = PUBLISHED) -> dict[str, Format]:
     own = stored["torch_dtype"] or stored["dtype"] or "bfloat16"
     method = _quantized(q) if q else Format(format_name(own if dtype == PUBLISHED else dtype))
     high = Format(method.name if DTYPE_BITS[method.name] >= 16 else "bfloat16")
-    unconverted = [
-        item for name in ("modules_to_not_convert", "ignored_layers", "ignore") for item in q.get(name) or []
-    ]
-    kept = {group for group, module in _MODULES.items() if any(_names(item, module) for item in unconverted)}
+    lists = (q.get(name) or [] for name in ("modules_to_not_convert", "ignored_layers", "ignore"))
+    unconverted = list(itertools.chain(*lists))
+    kept = {group for group, module in FAMILIES["modules"].items() if any(_names(item, module) for item in unconverted)}
     formats = {group: high if group in kept.union(KEPT) else method for group in GROUPS}
     if dtype == PUBLISHED and "fp4" in (stored["expert_dtype"], q.get("expert_dtype")):
         # V4: all scales are 8-bit exponents, an expert has one for 32 numbers
@@ -120,7 +112,5 @@ def _quantized(q: dict[str, Any]) -> Format:
             w = (weights[0] if len(weights) == 1 else None) or {}
             if (name := f"{w.get('type')}{w.get('num_bits')}") in DTYPE_BITS:
                 return Format(name, tuple(w.get("block_structure") or (1, w.get("group_size") or 0)), 16)
-    raise ConfigError(
-        f"quantization_config with quant_method = {method!r}: must be fp8, bitsandbytes, awq, gptq (4 or 8 bits) or "
-        "compressed-tensors with one group"
-    )
+    known = "fp8, bitsandbytes, awq, gptq (4 or 8 bits) or compressed-tensors with one group"
+    raise InputError(f"quantization_config with quant_method = {method!r}: must be {known}")

@@ -17,8 +17,10 @@ from typing import Any, NamedTuple
 
 from utils import architecture, catalog, shapes
 from utils.architecture import Attention, cache_bytes
-from utils.cards import HARDWARE, Hardware, PlanError, parse_hardware, positive, precision_name, whole
-from utils.formats import PACKED_CACHE, PUBLISHED, weight_formats
+from utils.cards import HARDWARE, Hardware, parse_hardware, positive
+from utils.errors import InputError
+from utils.formats import PACKED_CACHE, PUBLISHED, format_name, weight_formats
+from utils.shapes import whole_number
 
 PREFILL_CHUNK = 4096  # tokens that are read at once; servers cut longer prompts
 NODE = 8  # cards in one machine: tensor splits beyond it are chosen only if nothing else fits
@@ -76,7 +78,7 @@ def read_bytes(config: dict[str, Any], precision: str, tokens: int) -> float:
 
 
 def open_model(model: Any) -> tuple[str, dict[str, Any]]:
-    """Name and configuration of what `plan` takes as a model. Raises PlanError, UnknownModel or ConfigError."""
+    """Name and configuration of what `plan` takes as a model. Raises InputError or UnknownModel."""
     if isinstance(model, Path) or (isinstance(model, str) and model and (".json" in model or Path(model).exists())):
         path = Path(model).resolve()
         name = path.parent.name if path.name == "config.json" else path.stem
@@ -86,7 +88,7 @@ def open_model(model: Any) -> tuple[str, dict[str, Any]]:
         return found.name, shapes.of_the_course(found.config)
     if isinstance(model, dict) or hasattr(model, "to_dict"):
         return "own model", shapes.of_the_course(model)
-    raise PlanError(f"model must be a name, a config.json, its folder, a dict or a configuration; got {model!r}")
+    raise InputError(f"model must be a name, a config.json, its folder, a dict or a configuration; got {model!r}")
 
 
 def plan(
@@ -115,20 +117,21 @@ def plan(
         plain: plan for plain library code, which reads whole prompts and writes scores out, instead of a server.
 
     Raises:
-        PlanError, UnknownModel, ConfigError: what cannot be planned, found or counted.
+        InputError, UnknownModel: what cannot be planned or counted, or is not found.
     """
     name, config = open_model(model)
     number, card = parse_hardware(hardware, cards)
-    context, batch, answer = whole("context", context), whole("batch", batch), whole("answer", answer, least=0)
+    context, batch = whole_number("context", context, 1), whole_number("batch", batch, 1)
+    answer = whole_number("answer", answer, 0)
     if answer >= context:
-        raise PlanError(f"answer is {answer:,} tokens of a context of {context:,}; that leaves no prompt")
+        raise InputError(f"answer is {answer:,} tokens of a context of {context:,}; that leaves no prompt")
     limit = config.get("max_position_embeddings")
     if isinstance(limit, int) and context > limit:
-        raise PlanError(f"context is {context:,} tokens; {name} reads at most {limit:,}")
+        raise InputError(f"context is {context:,} tokens; {name} reads at most {limit:,}")
     for label, value in (("link", link), ("price", price)):
         if value is not None and not positive(value):
-            raise PlanError(f"{label} must be a number above 0; got {value!r}")
-    precision, cache = precision_name(precision, PUBLISHED), precision_name(cache, PACKED_CACHE)
+            raise InputError(f"{label} must be a number above 0; got {value!r}")
+    precision, cache = format_name(precision, PUBLISHED), format_name(cache, PACKED_CACHE)
     job = _Job(config, precision, cache, card, context, context - answer, batch, link, plain)
     splits = job.splits(number)
     best = min(splits if split is None else [_named(split, splits, number)], key=job.rank)
@@ -174,9 +177,9 @@ def _named(text: Any, splits: list[Split], cards: int) -> Split:
     parts = re.findall(r"(pipeline|tensor|data|expert)\D*(\d+)", str(text).lower().partition(",")[0])
     said = Split(1, 1, 1)._replace(**{kind.replace("expert", "data"): int(size) for kind, size in parts})
     if (not parts and cards > 1) or math.prod(said) != cards:
-        raise PlanError(f'split must look like "tensor {cards}", its product being {cards} cards; got {text!r}')
+        raise InputError(f'split must look like "tensor {cards}", its product being {cards} cards; got {text!r}')
     if said not in splits:
-        raise PlanError(f"split {text!r} does not divide the model's layers, heads or columns")
+        raise InputError(f"split {text!r} does not divide the model's layers, heads or columns")
     return said
 
 

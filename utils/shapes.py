@@ -11,17 +11,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from utils.errors import CourseError
+from utils.errors import InputError
 from utils.files import records
 
-SYMBOLS = {
-    "V": "vocab_size", "h": "hidden_size", "L": "num_hidden_layers",
-    "H": "num_attention_heads", "K": "num_key_value_heads", "d": "head_dim",
-    "E": "n_routed_experts", "k": "num_experts_per_tok", "fe": "moe_intermediate_size",
-    "rq": "q_lora_rank", "rc": "kv_lora_rank", "dn": "qk_nope_head_dim",
-    "dr": "qk_rope_head_dim", "dv": "v_head_dim", "Hi": "index_n_heads",
-    "di": "index_head_dim", "n": "hc_mult", "g": "o_groups", "ro": "o_lora_rank",
-}  # fmt: skip
+FAMILIES = records("families.json")
+SYMBOLS: dict[str, str] = FAMILIES["symbols"]
 
 
 class Shape(SimpleNamespace):
@@ -36,10 +30,6 @@ class Shape(SimpleNamespace):
         return self.__dict__.get(SYMBOLS[name])
 
 
-class ConfigError(CourseError, ValueError):
-    """A configuration or a number that no model can have; the message names the field, its value, what is allowed."""
-
-
 GQA = ("llama", "qwen2", "qwen3", "qwen3_moe", "deepseek")
 MLA = ("deepseek_v2", "deepseek_v3", "deepseek_v32", "glm_moe_dsa")
 DSA = ("deepseek_v32", "glm_moe_dsa")  # sparse attention by an indexer; GLM lets layers reuse a selection
@@ -48,12 +38,11 @@ BIASED_ROUTER = (*MTP, "glm_moe_dsa")
 FULL, WINDOW = "full_attention", "sliding_attention"  # kinds of attention, as transformers spells them
 CSA, HCA = "compressed_sparse_attention", "heavily_compressed_attention"
 
-_FAMILIES = records("families.json")
-REQUIRED: dict[str, list[str]] = _FAMILIES["must"]
+REQUIRED: dict[str, list[str]] = FAMILIES["must"]
 """Integers that define the shape, by `model_type`: a dict must give them."""
 
-_INTEGERS = {family: REQUIRED[family] + may for family, may in _FAMILIES["may"].items()}
-_MAY_BE_NULL = {"q_lora_rank"}.union(*_FAMILIES["may"].values())  # where the class allows it
+_INTEGERS = {family: REQUIRED[family] + may for family, may in FAMILIES["may"].items()}
+_MAY_BE_NULL = {"q_lora_rank"}.union(*FAMILIES["may"].values())  # where the class allows it
 _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers", "num_hash_layers")
 _SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias")
 _MLP_BIAS = ("llama", "deepseek_v2", "deepseek_v4")  # V3.2's class has the field without using it
@@ -66,7 +55,7 @@ def read(config: Any) -> Shape:
     """The fields of a configuration in any form that `of_the_course` understands, completed by its transformers class.
 
     Raises:
-        ConfigError: one of the integers in `REQUIRED` is missing, or a field is malformed or contradicts another.
+        InputError: one of the integers in `REQUIRED` is missing, or a field is malformed or contradicts another.
     """
     if isinstance(config, Shape):
         return config
@@ -86,7 +75,7 @@ def read(config: Any) -> Shape:
         ready = build(**fields)
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
-        raise ConfigError(f"transformers refuses this {family} configuration: {reason}") from error
+        raise InputError(f"transformers refuses this {family} configuration: {reason}") from error
     c = Shape(**dict.fromkeys((*_INTEGERS[family], *_SWITCHES, "head_dim")) | vars(ready) | {"model_type": family})
     if family == "qwen3_moe":
         c.n_routed_experts, c.n_shared_experts = ready.num_experts, 0
@@ -97,7 +86,7 @@ def read(config: Any) -> Shape:
     c.storage = {name: given.get(name) for name in (*_STORAGE, "expert_dtype")}
     for name, right, allowed in _relations(c):
         if not right:
-            raise ConfigError(f"{name} = {getattr(c, name)!r}: {allowed}")
+            raise InputError(f"{name} {allowed}; got {getattr(c, name)!r}")
     return c
 
 
@@ -109,7 +98,7 @@ def of_the_course(config: Any) -> dict[str, Any]:
     "none". `use_mla` false or a null `kv_lora_rank` in V2 is plain attention, as DeepSeekMoE has it.
 
     Raises:
-        ConfigError: it is none of these.
+        InputError: it is none of these.
     """
     if isinstance(config, (str, Path)) and Path(config).exists():
         config = load(config)
@@ -133,22 +122,22 @@ def of_the_course(config: Any) -> dict[str, Any]:
 
 
 def load(path: str | Path) -> dict[str, Any]:
-    """The configuration in a `config.json`, or in a folder that has one. Raises ConfigError."""
+    """The configuration in a `config.json`, or in a folder that has one. Raises InputError."""
     path = Path(path)
     path = path / "config.json" if path.is_dir() else path
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} cannot be read as JSON: {str(error).splitlines()[0]}") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{path} holds no configuration: it must be a JSON object")
+        raise InputError(f"{path} holds no configuration: it must be a JSON object")
     return found
 
 
 def whole_number(name: str, value: Any, minimum: int) -> int:
-    """`value` as an int. Raises ConfigError if it is no integer (True and 2.0 are none) or below the minimum."""
+    """`value` as an int. Raises InputError if it is no integer (True and 2.0 are none) or below the minimum."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
-        raise ConfigError(f"{name} = {value!r}: must be an integer of at least {minimum}")
+        raise InputError(f"{name} must be a whole number of at least {minimum}; got {value!r}")
     return int(value)
 
 
@@ -161,8 +150,8 @@ def _of_object(config: Any) -> dict[str, Any]:
 
 def _from_inference_code(given: dict[str, Any]) -> dict[str, Any]:
     """The configuration of DeepSeek's own inference code in the words of transformers."""
-    names = _FAMILIES["inference_names"]
-    given = _FAMILIES["inference_defaults"] | {names.get(name, name): value for name, value in given.items()}
+    names = FAMILIES["inference_names"]
+    given = FAMILIES["inference_defaults"] | {names.get(name, name): value for name, value in given.items()}
     family = "deepseek_v3" if given.get("score_func", "softmax") == "sigmoid" else "deepseek_v2"
     given["model_type"] = "deepseek_v32" if "index_topk" in given else family
     given["q_lora_rank"] = given.get("q_lora_rank") or None
@@ -174,13 +163,13 @@ def _from_inference_code(given: dict[str, Any]) -> dict[str, Any]:
 def _family(given: dict[str, Any]) -> str:
     """The name in `REQUIRED` of the layers that a configuration describes."""
     model_type, architectures = given.get("model_type"), given.get("architectures")
-    known = {name.replace("_", ""): name for name in REQUIRED} | _FAMILIES["relatives"]
+    known = {name.replace("_", ""): name for name in REQUIRED} | FAMILIES["relatives"]
     for name in (model_type, *(architectures if isinstance(architectures, list) else [])):
         plain = str(name).removesuffix("ForCausalLM").replace("_", "").lower()
         if isinstance(name, str) and plain in known:
             return known[plain]
-    reason = _FAMILIES["uncountable"].get(str(model_type), f"must be one of {', '.join(REQUIRED)}")
-    raise ConfigError(f"model_type = {model_type!r}: {reason}")
+    reason = FAMILIES["uncountable"].get(str(model_type), f"must be one of {', '.join(REQUIRED)}")
+    raise InputError(f"model_type = {model_type!r}: {reason}")
 
 
 def _number(value: Any) -> Any:
@@ -203,23 +192,23 @@ def _check_given(family: str, given: dict[str, Any], other_names: dict[str, str]
         found = [key for key in given if name in (key, names.get(key))]
         if not found and name in REQUIRED[family] and name not in left_out:
             needed = ", ".join(REQUIRED[family])
-            raise ConfigError(f"{name} is missing: a {family} configuration must give {needed}")
+            raise InputError(f"{name} is missing: a {family} configuration must give {needed}")
         open_in_v2 = family == "deepseek_v2" and name == "num_experts_per_tok"  # so it is in the class's own default
         for key in found:
             if given[key] is not None or not (open_in_v2 or name in _MAY_BE_NULL):
                 whole_number(key, given[key], 0 if name in _MAY_BE_ZERO else 1)
     for name in _SWITCHES:
         if not isinstance(given.get(name, False), bool):
-            raise ConfigError(f"{name} = {given[name]!r}: must be true or false")
+            raise InputError(f"{name} must be true or false; got {given[name]!r}")
     ratios, known = given.get("compress_ratios") or [], (0, 4, 128)  # window, CSA, HCA, as V4's files spell them
     if not isinstance(ratios, list | tuple) or not all(ratio in known for ratio in ratios):
-        raise ConfigError(f"compress_ratios = {ratios!r}: must be a list of {known}")
+        raise InputError(f"compress_ratios must be a list of {known}; got {ratios!r}")
 
 
 def _relations(c: Shape) -> Iterator[tuple[str, bool, str]]:
     """Whether fields fit together: (a field, whether it is right, what is allowed)."""
     heads, rope, is_v2, is_v4 = c.H, c.dr, c.model_type == "deepseek_v2", c.model_type == "deepseek_v4"
-    for name, kinds in _FAMILIES["lists"].get(c.model_type, {}).items():
+    for name, kinds in FAMILIES["lists"].get(c.model_type, {}).items():
         setattr(c, name, list(getattr(c, name))[: c.L])  # entries past the last layer mean nothing here
         yield name, len(getattr(c, name)) == c.L, f"must have num_hidden_layers = {c.L} entries"
         yield name, set(getattr(c, name)) <= set(kinds), f"entries must be of {tuple(kinds)}"
@@ -227,7 +216,11 @@ def _relations(c: Shape) -> Iterator[tuple[str, bool, str]]:
         yield "hidden_size", c.h % heads == 0, f"must be a multiple of num_attention_heads = {heads}"
         c.head_dim = c.h // heads
     rotated = "head_dim" if c.model_type in GQA else "qk_rope_head_dim"
-    yield rotated, getattr(c, rotated) % 2 == 0 < getattr(c, rotated), "must be positive and even: RoPE rotates pairs"
+    yield (
+        rotated,
+        getattr(c, rotated) % 2 == 0 < getattr(c, rotated),
+        "must be positive and even, since RoPE rotates pairs",
+    )
     if is_v4:
         for kind in sorted({CSA, HCA} & set(c.layer_types)):
             whole_number(f"compress_rates[{kind!r}]", c.compress_rates.get(kind), 1)

@@ -1,30 +1,15 @@
 """How commands end: what the course foresees is one clear line and code 2, anything else keeps its traceback."""
 
 import sys
-from typing import Any
 
 import typer
-from typer.core import TyperGroup
 
 from utils.errors import CourseError
 
 
-class Commands(TyperGroup):
-    """Commands of which a foreseen error is one line."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except CourseError as error:
-            print(error, file=sys.stderr)
-            raise typer.Exit(2) from error
-
-
 def commands(about: str) -> typer.Typer:
     """An empty set of commands; `about` is its help. A pipe that is closed early, as by `head`, ends them silently."""
-    return typer.Typer(
-        cls=Commands, help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-    )
+    return typer.Typer(help=about, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 def exit_code(app: typer.Typer, program: str, arguments: list[str] | None = None) -> int:
@@ -33,4 +18,6 @@ def exit_code(app: typer.Typer, program: str, arguments: list[str] | None = None
         app(arguments, prog_name=program)
     except SystemExit as end:
         return int(end.code or 0)
-    raise AssertionError("a command ends with its exit code")
+    except CourseError as error:
+        print(error, file=sys.stderr)
+    return 2
