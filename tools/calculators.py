@@ -64,7 +64,7 @@ def _stored(name: str, shape: list[int], form: Format) -> dict[str, tuple[str, l
     """A matrix in its format, and its scales, if it has some."""
     stored = [*shape[:-1], shape[-1] // 2] if form.name == "float4" else shape
     found = {f"{name}.weight": (_DTYPES[form.name], stored)}
-    if form.block:
+    if form.scale_bits:
         scales = [-(-size // (block or size)) for size, block in zip(shape, form.block, strict=True)]
         found[f"{name}.weight_scale_inv"] = ("F8_E8M0" if form.scale_bits == 8 else "F32", scales)
     return found

@@ -18,7 +18,6 @@ Context = Annotated[int, Option(metavar="TOKENS", help="context length")]
 Batch = Annotated[int, Option(help="sequences at a time")]
 Json = Annotated[bool, Option("--json", help="print JSON instead of a table")]
 OWN_CARD = "name=…,memory=…,bandwidth=…,bf16=…"
-SPLIT = 'for example "tensor 8" or "pipeline 2 x tensor 4" (default: the best one)'
 
 
 @app.command()
@@ -72,7 +71,7 @@ def plan(
     answer: Annotated[int, Option(metavar="TOKENS", help="of them written, for the cost")] = 0,
     batch: Batch = 1,
     link: Annotated[float | None, Option(metavar="BYTES", help="a second from other cards")] = None,
-    split: Annotated[str | None, Option(help=SPLIT)] = None,
+    split: Annotated[str | None, Option(help='such as "pipeline 2 x tensor 4" (default: the best one)')] = None,
     plain: Annotated[bool, Option("--plain", help="plain library code in place of a server")] = False,
     price: Annotated[float | None, Option(help="of a card for an hour, for the cost")] = None,
     as_json: Json = False,

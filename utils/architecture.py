@@ -7,10 +7,11 @@ Sources: DeepSeekMoE (arXiv 2401.06066) s.3; DeepSeek-V2 (2405.04434) s.2; DeepS
 DeepSeek-V3.2 report s.2; DeepSeek-V4 (2606.19348) s.2.
 """
 
+import itertools
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, make_dataclass, replace
 from typing import Any, NamedTuple
 
 from utils.errors import InputError
@@ -21,20 +22,12 @@ REUSED = "reused_selection"  # a kind of attention beside those of `shapes`: spa
 
 
 @dataclass(frozen=True)
-class ParameterCount:
-    """Parameters of a model, by group; the first eleven make up the transformers class, the others stand beside it."""
+class ParameterCount(make_dataclass("Groups", [(name, int) for name in GROUPS], frozen=True)):
+    """Parameters of a model: those of each group in `GROUPS`, which make up the transformers class, and beside it.
 
-    embedding: int
-    attention: int
-    dense_ffn: int
-    routed_experts: int
-    shared_experts: int
-    router: int
-    norms: int  # those inside an indexer or a compressor count there
-    lm_head: int
-    indexer: int
-    compressor: int
-    hyper_connections: int
+    Norms inside an indexer or a compressor count there.
+    """
+
     mtp: int  # multi-token-prediction layers, which only the published files hold, without copies of embedding and head
     router_bias: int  # load-balancing biases, buffers in transformers
     hash_tables: int  # V4's frozen token-to-expert tables, buffers as well
@@ -55,8 +48,7 @@ class ParameterCount:
         if self.routed_experts_used is None:
             raise InputError(_OPEN)
         body = self.total - self.embedding - self.lm_head - self.routed_experts + self.routed_experts_used
-        if self.tied:
-            include_embedding = include_embedding or include_head
+        include_embedding |= self.tied and include_head
         return body + include_embedding * self.embedding + include_head * self.lm_head
 
 
@@ -83,15 +75,12 @@ def count_parameters(config: Any) -> ParameterCount:
     """
     c = read(config)
     kinds = Counter(ffn for _, ffn in layer_kinds(c))
-    groups = dict.fromkeys(GROUPS, 0) | {name: size(block) for name, block in _model(c).items()}
-    return ParameterCount(
-        **groups,
-        mtp=_mtp(c),
-        router_bias=kinds["moe"] * c.E if c.model_type in BIASED_ROUTER else 0,
-        hash_tables=kinds["hash_moe"] and kinds["hash_moe"] * c.V * c.k,
-        routed_experts_used=_of_chosen(c, groups["routed_experts"]),
-        tied=c.tie_word_embeddings,
-    )
+    biases = kinds["moe"] * c.E if c.model_type in BIASED_ROUTER else 0
+    tables = kinds["hash_moe"] and kinds["hash_moe"] * c.V * c.k
+    blocks = _model(c)
+    used = _of_chosen(c, size(blocks["routed_experts"]))
+    groups = [size(blocks[name]) for name in GROUPS]
+    return ParameterCount(*groups, _mtp(c), biases, tables, used, c.tie_word_embeddings)
 
 
 def _of_chosen(c: Shape, routed: int) -> int | None:
@@ -121,7 +110,7 @@ def kv_cache_bytes(config: Any, tokens: int, batch: int = 1, dtype: Any = "bfloa
         InputError: also for tokens below 0, a batch below 1, an unknown dtype.
     """
     c = read(config)
-    tokens, batch = whole_number("tokens", tokens, 0), whole_number("batch", batch, 1)
+    tokens, batch = whole_number("tokens", tokens, 0), whole_number("batch", batch)
     return sum(cache_bytes(c, layer, layer.held(tokens), dtype, batch) for layer in attentions(c))
 
 
@@ -321,17 +310,18 @@ def _ffn(c: Shape, ffn: str) -> Iterator[tuple[str, Block]]:
 def layer_blocks(c: Shape, kind: str, ffn: str) -> dict[str, Block]:
     """One decoder layer by group; `kind` and `ffn` as in `layer_kinds`."""
     attention = _gqa_layer(c) if c.model_type in GQA else (_mla_layer if c.model_type in MLA else _v4_layer)(c, kind)
-    return _by_group([("norms", _vector(c.h, times=2)), *attention, *_ffn(c, ffn)])
+    groups: dict[str, Block] = defaultdict(Counter, norms=_vector(c.h, times=2))
+    for name, block in itertools.chain(attention, _ffn(c, ffn)):
+        groups[name] += block
+    return groups
 
 
 def end_blocks(c: Shape) -> dict[str, Block]:
     """What is before and after the layers, by group."""
-    groups = {"embedding": _linear(c.h, c.V, c.V), "norms": _vector(c.h)}
-    if not c.tie_word_embeddings:
-        groups["lm_head"] = _linear(c.h, c.V, c.V)
-    if c.model_type == "deepseek_v4":  # the n streams collapse into one
-        groups["hyper_connections"] = _linear(c.n * c.h, c.n, bias=True) + _vector(1)
-    return groups
+    head = {} if c.tie_word_embeddings else {"lm_head": _linear(c.h, c.V, c.V)}
+    # the n streams collapse into one
+    collapse = _linear(c.n * c.h, c.n, bias=True) + _vector(1) if c.model_type == "deepseek_v4" else Counter()
+    return {"embedding": _linear(c.h, c.V, c.V), "norms": _vector(c.h), **head, "hyper_connections": collapse}
 
 
 def layer_kinds(c: Shape) -> list[tuple[str, str]]:
@@ -341,7 +331,7 @@ def layer_kinds(c: Shape) -> list[tuple[str, str]]:
         case "deepseek_v4":
             return list(zip(c.layer_types, c.mlp_layer_types, strict=True))
         case "deepseek_v32" | "glm_moe_dsa":
-            kinds = [REUSED if kind == "shared" else FULL for kind in getattr(c, "indexer_types", kinds)]
+            kinds = [REUSED if kind == "shared" else FULL for kind in getattr(c, "indexer_types", None) or kinds]
             is_moe = [ffn == "sparse" for ffn in c.mlp_layer_types]
         case "qwen2" | "qwen3" if c.sliding_window is not None:
             kinds = c.layer_types
@@ -354,27 +344,19 @@ def layer_kinds(c: Shape) -> list[tuple[str, str]]:
     return [(kind, "moe" if moe else "dense") for kind, moe in zip(kinds, is_moe, strict=True)]
 
 
-def _by_group(blocks: Iterable[tuple[str, Block]]) -> dict[str, Block]:
-    groups: dict[str, Block] = {}
-    for name, block in blocks:
-        groups[name] = groups.get(name, Counter()) + block
-    return groups
-
-
 def _model(c: Shape) -> dict[str, Block]:
     """The whole model by group."""
-    blocks = list(end_blocks(c).items())
+    groups = defaultdict(Counter, end_blocks(c))
     for kinds, layers in Counter(layer_kinds(c)).items():
         for name, block in layer_blocks(c, *kinds).items():
-            blocks.append((name, Counter({matrix: layers * times for matrix, times in block.items()})))
-    return _by_group(blocks)
+            groups[name] += Counter({matrix: layers * times for matrix, times in block.items()})
+    return groups
 
 
 def _mtp(c: Shape) -> int:
     """Each extra layer: 2 h -> h, three norms, one MoE layer and its router bias; V4's slide, and collapse streams."""
     if not c.num_nextn_predict_layers:
         return 0
-    is_v4 = c.model_type == "deepseek_v4"
-    layer = sum(layer_blocks(c, WINDOW if is_v4 else FULL, "moe").values(), start=Counter())
-    layer += _linear(2 * c.h, c.h) + _vector(c.h, times=3) + _vector(c.E)
-    return c.num_nextn_predict_layers * size(layer + end_blocks(c).get("hyper_connections", Counter()))
+    layer = layer_blocks(c, WINDOW if c.model_type == "deepseek_v4" else FULL, "moe")
+    more = _linear(2 * c.h, c.h) + _vector(c.h, times=3) + _vector(c.E) + end_blocks(c)["hyper_connections"]
+    return c.num_nextn_predict_layers * (sum(map(size, layer.values())) + size(more))

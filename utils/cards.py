@@ -70,12 +70,12 @@ def parse_hardware(hardware: Any, cards: Any = None) -> tuple[int, Hardware]:
 
     Raises InputError for what is not of that form, an unknown card, or numbers that contradict each other.
     """
-    number, said, card = None if cards is None else whole_number("number of cards", cards, 1), None, hardware
+    number, said, card = None if cards is None else whole_number("number of cards", cards), None, hardware
     if isinstance(hardware, str):
         found = re.fullmatch(r"(?:(-?\d+)\s*[x×*])?\s*([A-Za-z][\w -]*)", hardware.strip())
         if found is None:
             raise InputError(f"hardware must look like H200 or 8xH200; got {hardware!r}")
-        said = found[1] and whole_number("number of cards", int(found[1]), 1)
+        said = found[1] and whole_number("number of cards", int(found[1]))
         card = next((card for name, card in HARDWARE.items() if _plain(name) == _plain(found[2])), None)
         if card is None:
             raise InputError(f"no hardware {found[2]!r}; there are {', '.join(HARDWARE)}")

@@ -46,15 +46,14 @@ def check_environment() -> list[Check]:
     """
     memory, disk = psutil.virtual_memory().available / 1e9, shutil.disk_usage(os.getcwd()).free / 1e9
     python_fix = "install Python 3.11, remove the .venv folder, run `make course` again"
-    install = "run `make course` once in the course folder; it installs the pinned versions"
-    if not CHECKOUT:
-        install = "restart the session, then run the set-up cell; it installs the pinned versions"
-    packages = [item for item in VERSIONS.items() if CHECKOUT or item[0] != "torch"]
+    how = "run `make course` once in the course folder" if CHECKOUT else "restart the session, then run the set-up cell"
+    install = f"{how}; it installs the pinned versions"
+    packages = [Check(*item, _has(*item), install) for item in VERSIONS.items() if CHECKOUT or item[0] != "torch"]
     fetch = "connect to the network once and run `python -m tools prepare`, or set COURSE_MODEL to a local folder"
     memory_fix, disk_fix = f"close other programs: {memory:.1f} GB are free", f"make room: {disk:.1f} GB are free"
     return [
         Check("Python", "3.11, 3.12 or 3.13", (3, 11) <= sys.version_info[:2] <= (3, 13), python_fix),
-        *(Check(package, version, _has(package, version), install) for package, version in packages),
+        *packages,
         Check("free memory", f"at least {GB_OF_MEMORY} GB", memory >= GB_OF_MEMORY, memory_fix),
         Check("free disk", f"at least {GB_OF_DISK} GB", disk >= GB_OF_DISK, disk_fix),
         Check("language model", "in the cache", _model_is_cached(), fetch),

@@ -43,7 +43,7 @@ class Format:
     """How the matrices of a group are stored."""
 
     name: str  # a key of `DTYPE_BITS`, for the arithmetic
-    block: tuple[int, int] | None = None  # outputs and inputs that share a scale (0: all of them)
+    block: tuple[int, int] = (0, 0)  # outputs and inputs that share a scale (0: all of them)
     scale_bits: int = 0  # what each block adds: a scale, and a zero point where there is one
     input_bits: int = 0  # what each input adds, such as GPTQ's group indices
 
@@ -55,9 +55,8 @@ class Format:
                 total += times * outputs * max(16, DTYPE_BITS[self.name])
                 continue
             one = inputs * outputs * DTYPE_BITS[self.name] + inputs * self.input_bits
-            if self.block:
-                rows, columns = self.block[0] or outputs, self.block[1] or inputs
-                one += -(-outputs // rows) * -(-inputs // columns) * self.scale_bits
+            rows, columns = self.block[0] or outputs, self.block[1] or inputs
+            one += -(-outputs // rows) * -(-inputs // columns) * self.scale_bits
             total += times * one if tensor == 1 else times * one * -(-pieces // tensor) / pieces
         return total
 
@@ -83,7 +82,7 @@ def weight_formats(config: Any, dtype: Any = PUBLISHED) -> dict[str, Format]:
     formats = {group: high if group in kept.union(KEPT) else method for group in GROUPS}
     if dtype == PUBLISHED and "fp4" in (stored["expert_dtype"], q.get("expert_dtype")):
         # V4: all scales are 8-bit exponents, an expert has one for 32 numbers
-        formats = {group: replace(each, scale_bits=8) if each.block else each for group, each in formats.items()}
+        formats = {group: replace(each, scale_bits=8) if each.scale_bits else each for group, each in formats.items()}
         formats |= {"routed_experts": Format("float4", (1, 32), 8), "compressor": high, "hyper_connections": high}
     return formats
 

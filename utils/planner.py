@@ -8,15 +8,14 @@ and `step_floor` says how fast a step is if all tokens choose the same ones).
 """
 
 import functools
-import itertools
 import math
 import re
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from utils import architecture, catalog, shapes
-from utils.architecture import Attention, cache_bytes
+from utils.architecture import cache_bytes
 from utils.cards import HARDWARE, Hardware, parse_hardware, positive
 from utils.errors import InputError
 from utils.formats import PACKED_CACHE, PUBLISHED, format_name, weight_formats
@@ -59,10 +58,6 @@ class Plan:
     cost: float | None  # least price of a million written tokens, prompts included
     per_card: dict[str, int]  # on the fullest card of each pure split: tensor, pipeline, expert (or data: whole copies)
 
-    def record(self) -> dict[str, Any]:
-        """All fields as a dictionary for JSON."""
-        return asdict(self)
-
 
 def touched_experts(experts: int, chosen: int, tokens: float) -> float:
     """How many different experts of a layer `tokens` tokens use, on average, if all are chosen equally often."""
@@ -92,19 +87,10 @@ def open_model(model: Any) -> tuple[str, dict[str, Any]]:
 
 
 def plan(
-    model: Any,
-    hardware: str | Hardware,
-    precision: str = PUBLISHED,
-    context: int = 4096,
-    batch: int = 1,
-    cards: int | None = None,
-    cache: str = "bfloat16",
-    answer: int = 0,
-    link: float | None = None,
-    price: float | None = None,
-    split: str | None = None,
-    plain: bool = False,
-) -> Plan:
+    model: Any, hardware: str | Hardware, precision: str = PUBLISHED, context: int = 4096, batch: int = 1,
+    cards: int | None = None, cache: str = "bfloat16", answer: int = 0, link: float | None = None,
+    price: float | None = None, split: str | None = None, plain: bool = False,
+) -> Plan:  # fmt: skip
     """Plan to serve a model: bytes, a split that fits, and the bounds of reading prompts and of writing.
 
     Args:
@@ -121,8 +107,11 @@ def plan(
     """
     name, config = open_model(model)
     number, card = parse_hardware(hardware, cards)
-    context, batch = whole_number("context", context, 1), whole_number("batch", batch, 1)
-    answer = whole_number("answer", answer, 0)
+    context, batch, answer = (
+        whole_number("context", context),
+        whole_number("batch", batch),
+        whole_number("answer", answer, 0),
+    )
     if answer >= context:
         raise InputError(f"answer is {answer:,} tokens of a context of {context:,}; that leaves no prompt")
     limit = config.get("max_position_embeddings")
@@ -142,15 +131,13 @@ def plan(
     (step, step_bound), (prefill, prefill_bound) = job.step(best, context), job.prefill(best, batch)
     return Plan(
         model=name, hardware=f"{number}x{card.name}", precision=precision, cache_precision=cache,
-        context=context, answer=answer, batch=batch,
-        weights=weights, cache=held, activations=activations, needed=weights + held + activations,
-        memory=int(number * card.room), room=int(card.room),
-        split=job.name(best), fullest=fullest, fits=fullest <= card.room,
-        cards_needed=job.cards_needed(weights + held),
+        context=context, answer=answer, batch=batch, weights=weights, cache=held, activations=activations,
+        needed=weights + held + activations,
+        memory=int(number * card.room), room=int(card.room), cards_needed=job.cards_needed(weights + held),
+        split=job.name(best), fullest=fullest, fits=fullest <= card.room, tokens_per_second=batch / step,
         per_card={label: job.fullest(way) for label, way in pure.items() if way in splits},
         first_token_seconds=job.prefill(best, 1)[0], prefill_seconds=prefill, prefill_bound=prefill_bound,
         step_seconds=step, step_bound=step_bound, step_floor=job.step(best, context, same_experts=True)[0],
-        tokens_per_second=batch / step,
         cost=None if price is None else 1e6 * price * number * job.seconds_per_token(best, answer) / 3600,
     )  # fmt: skip
 
@@ -183,10 +170,6 @@ def _named(text: Any, splits: list[Split], cards: int) -> Split:
     return said
 
 
-def _divisors(number: int) -> list[int]:
-    return [n for n in range(1, number + 1) if number % n == 0]
-
-
 class _Job:
     """Sequences of a model on cards of one kind; sizes are in bytes, times in seconds of the average card."""
 
@@ -194,7 +177,7 @@ class _Job:
         self, config: Any, precision: str, cache: str = "bfloat16", card: Hardware = HARDWARE["H200"],
         context: int = 1, prompt: int = 1, batch: int = 1, link: float | None = None, plain: bool = False,
     ) -> None:  # fmt: skip
-        self.c, self.cache, self.plain = shapes.read(config), cache, plain
+        self.c, self.cache_format, self.plain = shapes.read(config), cache, plain
         self.card, self.context, self.prompt, self.batch, self.link = card, context, prompt, batch, link
         self.formats = weight_formats(self.c, precision)
         self.layers = architecture.layer_kinds(self.c)
@@ -203,16 +186,18 @@ class _Job:
         self.ends = architecture.end_blocks(self.c)
         self.mixtures = sum(ffn != "dense" for _, ffn in self.layers)
         self.multiply_adds = architecture.products(self.c)
-        # into how many pieces a cache can be cut
-        self.key_heads = self.c.num_key_value_heads if self.c.model_type in shapes.GQA else 1
-        self.layer_bytes, self.sums = functools.cache(self.layer_bytes), functools.cache(self.sums)
+        # into how many pieces a cache can be cut, and into how many the matrices
+        self.key_heads = keys = self.c.num_key_value_heads if self.c.model_type in shapes.GQA else 1
+        heads, width = self.c.num_attention_heads, getattr(self.c, "intermediate_size", None) or 0
+        cuts = (n for n in range(1, heads + 1) if heads % n == 0 and width % n == 0)
+        self.cuts = [n for n in cuts if keys % n == 0 or n % keys == 0]
+        self.cache = [cache_bytes(self.c, layer, layer.held(context), cache) for layer in self.attention]
+        self.layer_bytes = functools.cache(self.layer_bytes)
 
     def splits(self, cards: int) -> list[Split]:
         """All splits that leave layers for the stages, and heads and columns for the tensor split."""
-        heads, keys, width = self.c.num_attention_heads, self.key_heads, getattr(self.c, "intermediate_size", None) or 0
-        cuts = [n for n in _divisors(cards) if heads % n == 0 and width % n == 0 and (keys % n == 0 or n % keys == 0)]
-        stages = [n for n in _divisors(cards) if n <= len(self.layers)]
-        return [Split(p, t, cards // p // t) for p in stages for t in cuts if cards % (p * t) == 0]
+        stages = range(1, len(self.layers) + 1)
+        return [Split(p, t, cards // p // t) for p in stages for t in self.cuts if cards % (p * t) == 0]
 
     def name(self, split: Split) -> str:
         """For example "pipeline 2 x tensor 8"."""
@@ -233,12 +218,12 @@ class _Job:
         """On the fullest card; the last stages have the head, the first the embedding and no extra layer."""
         tensor, keys = split.tensor, self.share_of_keys(split.tensor)
         sequences = -(-self.batch // split.data)
-        weights, cache = self.sums(tensor, split.stage)
+        weights = [self.layer_bytes(kinds, tensor, split.stage) for kinds in self.layers]
         each, extra = divmod(len(self.layers), split.pipeline)
         found, start = [], 0
         for stage in range(split.pipeline):
             end, last = start + each + (1 <= stage <= extra), stage == split.pipeline - 1
-            size = weights[end] - weights[start] + keys * sequences * (cache[end] - cache[start])
+            size = sum(weights[start:end]) + keys * sequences * sum(self.cache[start:end])
             size += self.end_bytes(tensor, "embedding") if stage == 0 or (last and self.c.tie_word_embeddings) else 0
             size += self.end_bytes(tensor, "lm_head", "norms", "hyper_connections") if last else 0
             found.append(size + self.activations(tensor, sequences, last))
@@ -247,25 +232,15 @@ class _Job:
 
     def cards_needed(self, least: float) -> int | None:
         """Smallest number of cards for which a split fits, from the number that holds `least` bytes on."""
-        heads, room = self.c.num_attention_heads, self.card.room
-        most_cut = max(split.tensor for n in _divisors(heads) for split in self.splits(n))
-        if self.fullest(Split(len(self.layers), most_cut, self.batch)) > room:
+        room = self.card.room
+        if self.fullest(Split(len(self.layers), max(self.cuts), self.batch)) > room:
             return None
         numbers = range(max(1, math.ceil(least / room)), _MOST_CARDS + 1)
         return next((n for n in numbers if any(self.fullest(split) <= room for split in self.splits(n))), None)
 
-    def sums(self, tensor: int, stage: int) -> tuple[list[float], list[float]]:
-        """Weights on a card, and cache of one sequence, of the first 0, 1, ... layers."""
-        weights = (self.layer_bytes(kinds, tensor, stage) for kinds in self.layers)
-        cache = (self.cache_bytes(layer, layer.held(self.context)) for layer in self.attention)
-        return list(itertools.accumulate(weights, initial=0)), list(itertools.accumulate(cache, initial=0))
-
     def share_of_keys(self, tensor: int) -> float:
         """The part of a sequence's cache on one of `tensor` cards: whole key heads, and a latent counts as one."""
         return -(-self.key_heads // tensor) / self.key_heads
-
-    def cache_bytes(self, layer: Attention, entries: tuple[int, int]) -> int:
-        return cache_bytes(self.c, layer, entries, self.cache)
 
     def layer_bytes(self, kinds: tuple[str, str], tensor: int, stage: int, tokens: float | None = None) -> float:
         """Weights of one layer on one of the `stage` cards of its stage; with tokens, what they make it read."""
@@ -276,7 +251,7 @@ class _Job:
         experts, stored = self.c.n_routed_experts, self.formats["routed_experts"]
         if tokens is not None:  # the average card: the fullest reads no less
             share = touched_experts(experts, self.c.num_experts_per_tok, tokens) / experts / stage
-        elif tensor == stage and self.c.moe_intermediate_size % (stage * ((stored.block or (1, 1))[0] or 1)) == 0:
+        elif tensor == stage and self.c.moe_intermediate_size % (stage * (stored.block[0] or 1)) == 0:
             share = 1 / stage  # each expert is cut, in whole blocks of scales
         else:
             share = -(-experts // stage) / experts
@@ -332,11 +307,11 @@ class _Job:
         part = self.batch / min(split.pipeline, self.batch)
         own = max(1, part / split.data)  # sequences of one group in a part
         read = self.read_bytes(split, 1 if same_experts else part)
-        cache = sum(self.cache_bytes(layer, layer.read(tokens)) for layer in self.attention)
+        cache = sum(cache_bytes(self.c, layer, layer.read(tokens), self.cache_format) for layer in self.attention)
         read += own * self.share_of_keys(split.tensor) * cache
         attention = 2 * sum(layer.step(tokens) for layer in self.attention)
-        arithmetic = self.products(own / split.tensor, part / split.stage, own / split.tensor)
-        arithmetic += own / split.tensor * attention / self.attention_speed()
+        share = own / split.tensor
+        arithmetic = self.arithmetic(share, part / split.stage, share, share * attention)
         return self.roofline(arithmetic, read, self.links(split, own))
 
     def prefill(self, split: Split, batch: int) -> tuple[float, str]:
@@ -344,22 +319,23 @@ class _Job:
         own = -(-batch // split.data)  # prompts of the fullest group
         tokens, cards = own * self.prompt, split.tensor * split.pipeline
         attention = 2 * sum(layer.prompt(self.prompt) for layer in self.attention)
-        arithmetic = self.products(tokens / cards, batch * self.prompt / (cards * split.data), own / cards)
-        arithmetic += own / cards * attention / self.attention_speed()
+        routed, share = batch * self.prompt / (cards * split.data), own / cards
+        arithmetic = self.arithmetic(tokens / cards, routed, share, share * attention)
         chunk = tokens if self.plain else min(PREFILL_CHUNK, tokens)
         head, passes = self.head_bytes(split.tensor), -(-tokens // chunk)
         layers = self.read_bytes(split, chunk * min(split.data, batch)) - head
         read = layers * max(passes / split.pipeline, 1) + head / split.pipeline
         return self.roofline(arithmetic, read, self.links(split, tokens) / split.pipeline)
 
-    def products(self, shared: float, routed: float, heads: float) -> float:
-        """Products with weights on one card: tokens that it takes through shared weights, experts, the head."""
-        tokens = dict.fromkeys(self.multiply_adds, shared) | {"routed_experts": routed, "lm_head": heads}
-        return sum(2 * n * tokens[g] / self.card.speed(self.formats[g].name) for g, n in self.multiply_adds.items())
+    def arithmetic(self, shared: float, routed: float, heads: float, attention: float) -> float:
+        """One card's: tokens that it takes through shared weights, experts, the head; and FLOPs of attention.
 
-    def attention_speed(self) -> float:
-        """FLOP/s of attention: in 16 bit, as V3 computes it (report, section 3.3.1), or in the cache's format."""
-        return self.card.speed("bfloat16" if self.cache == PACKED_CACHE else self.cache)
+        Attention runs in 16 bit, as V3 computes it (report, section 3.3.1), or in the cache's format.
+        """
+        tokens, speed = {"routed_experts": routed, "lm_head": heads}, self.card.speed
+        work = ((2 * n * tokens.get(g, shared), self.formats[g].name) for g, n in self.multiply_adds.items())
+        products = sum(flops / speed(name) for flops, name in work)
+        return products + attention / speed("bfloat16" if self.cache_format == PACKED_CACHE else self.cache_format)
 
     def roofline(self, arithmetic: float, read: float, received: float) -> tuple[float, str]:
         """The longest of three times that overlap, and its name."""

@@ -45,7 +45,6 @@ _INTEGERS = {family: REQUIRED[family] + may for family, may in FAMILIES["may"].i
 _MAY_BE_NULL = {"q_lora_rank"}.union(*FAMILIES["may"].values())  # where the class allows it
 _MAY_BE_ZERO = ("n_shared_experts", "first_k_dense_replace", "num_nextn_predict_layers", "num_hash_layers")
 _SWITCHES = ("tie_word_embeddings", "attention_bias", "mlp_bias")
-_MLP_BIAS = ("llama", "deepseek_v2", "deepseek_v4")  # V3.2's class has the field without using it
 _LATENT = {*REQUIRED["deepseek_v2"]} - {*REQUIRED["deepseek"]}  # what only latent attention needs
 _STORAGE = ("torch_dtype", "dtype", "quantization_config")  # for `utils.formats`, with V4's expert_dtype
 _NOT_READ = (*_STORAGE, "model_type", "rope_scaling", "rope_parameters")  # kept from the transformers class
@@ -76,13 +75,10 @@ def read(config: Any) -> Shape:
     except (StrictDataclassError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip().removeprefix("ValueError: ")
         raise InputError(f"transformers refuses this {family} configuration: {reason}") from error
-    c = Shape(**dict.fromkeys((*_INTEGERS[family], *_SWITCHES, "head_dim")) | vars(ready) | {"model_type": family})
+    fixed = {"model_type": family} | FAMILIES["fixed"][family]
+    c = Shape(**dict.fromkeys((*_INTEGERS[family], *_SWITCHES, "head_dim")) | vars(ready) | fixed)
     if family == "qwen3_moe":
-        c.n_routed_experts, c.n_shared_experts = ready.num_experts, 0
-    if family == "deepseek_v4":
-        c.n_shared_experts = 1  # always, whatever the file says
-    c.mlp_bias = c.mlp_bias and family in _MLP_BIAS
-    c.num_nextn_predict_layers = (c.num_nextn_predict_layers or 0) if family in MTP else 0
+        c.n_routed_experts = ready.num_experts
     c.storage = {name: given.get(name) for name in (*_STORAGE, "expert_dtype")}
     for name, right, allowed in _relations(c):
         if not right:
@@ -102,9 +98,7 @@ def of_the_course(config: Any) -> dict[str, Any]:
     """
     if isinstance(config, (str, Path)) and Path(config).exists():
         config = load(config)
-    config = config if isinstance(config, dict) else _of_object(config)
-    left_open = (*_SWITCHES, "num_nextn_predict_layers")
-    given = {name: value for name, value in config.items() if value is not None or name not in left_open}
+    given = dict(config if isinstance(config, dict) else _of_object(config))
     for inside in ("text_config", "language_config"):  # where models that also see keep their language model
         if isinstance(given.get(inside), dict):
             inherited = given.keys() & {"model_type", "tie_word_embeddings", *_STORAGE}
@@ -113,12 +107,12 @@ def of_the_course(config: Any) -> dict[str, Any]:
         given = _from_inference_code(given)
     family = given["model_type"] = _family(given)
     if family == "deepseek_v2" and (given.get("use_mla") is False or given.get("kv_lora_rank", 1) is None):
-        family = "deepseek"
         given = {name: value for name, value in given.items() if name not in (*_LATENT, "head_dim")}
-        given["model_type"] = family
-    meant = {"n_shared_experts": 0} | ({"n_group": 1, "topk_group": 1} if family in ("deepseek_v3", *DSA) else {})
-    given |= {name: none for name, none in meant.items() if name in given and given[name] is None}
-    return {name: _number(value) if name in _INTEGERS[family] else value for name, value in given.items()}
+        family = given["model_type"] = "deepseek"
+    given |= {name: null for name, null in FAMILIES["null"][family].items() if given.get(name, 0) is None}
+    left_open = [name for name in (*_SWITCHES, "num_nextn_predict_layers") if given.get(name) is None]
+    numbers = {name: _number(value) for name, value in given.items() if name in _INTEGERS[family]}
+    return {name: value for name, value in (given | numbers).items() if name not in left_open}
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -134,7 +128,7 @@ def load(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def whole_number(name: str, value: Any, minimum: int) -> int:
+def whole_number(name: str, value: Any, minimum: int = 1) -> int:
     """`value` as an int. Raises InputError if it is no integer (True and 2.0 are none) or below the minimum."""
     if isinstance(value, bool) or not isinstance(value, Integral) or value < minimum:
         raise InputError(f"{name} must be a whole number of at least {minimum}; got {value!r}")
@@ -216,14 +210,10 @@ def _relations(c: Shape) -> Iterator[tuple[str, bool, str]]:
         yield "hidden_size", c.h % heads == 0, f"must be a multiple of num_attention_heads = {heads}"
         c.head_dim = c.h // heads
     rotated = "head_dim" if c.model_type in GQA else "qk_rope_head_dim"
-    yield (
-        rotated,
-        getattr(c, rotated) % 2 == 0 < getattr(c, rotated),
-        "must be positive and even, since RoPE rotates pairs",
-    )
+    yield rotated, getattr(c, rotated) % 2 == 0 < getattr(c, rotated), "must be positive and even: RoPE rotates pairs"
     if is_v4:
         for kind in sorted({CSA, HCA} & set(c.layer_types)):
-            whole_number(f"compress_rates[{kind!r}]", c.compress_rates.get(kind), 1)
+            whole_number(f"compress_rates[{kind!r}]", c.compress_rates.get(kind))
         yield "o_groups", heads * c.d % c.g == 0, f"must divide the width of all heads, {heads * c.d}"
         yield "qk_rope_head_dim", rope <= c.d, f"must be at most head_dim = {c.d}"
     else:
@@ -237,8 +227,8 @@ def _relations(c: Shape) -> Iterator[tuple[str, bool, str]]:
         yield "num_experts_per_tok", c.k is None or c.k <= c.E, f"must be at most n_routed_experts = {c.E}"
     by_group = is_v2 and (c.n_group is not None or c.topk_method == "group_limited_greedy")
     if by_group or c.model_type in ("deepseek_v3", *DSA):
-        whole_number("n_group", c.n_group, 1)
-        whole_number("topk_group", c.topk_group, 1)
+        whole_number("n_group", c.n_group)
+        whole_number("topk_group", c.topk_group)
         yield "n_group", c.E % c.n_group == 0, f"must divide n_routed_experts = {c.E}"
         enough = is_v2 or c.E // c.n_group > 1  # V3 ranks a group by its best two
         yield "n_group", enough, f"must leave two of n_routed_experts = {c.E} in each group"
