@@ -23,7 +23,7 @@ REUSED = "reused_selection"  # a kind of attention beside those of `shapes`: spa
 
 @dataclass(frozen=True)
 class ParameterCount(make_dataclass("Groups", [(name, int) for name in GROUPS], frozen=True)):
-    """Parameters of a model: those of each group in `GROUPS`, which make up the transformers class, and beside it.
+    """Parameters of a model: a field for each of `formats.GROUPS`, which make up the transformers class, and more.
 
     Norms inside an indexer or a compressor count there.
     """

@@ -21,7 +21,8 @@ PUBLISHED = "published"  # in place of a format: what `quantization_config` says
 PACKED_CACHE = "fp8_ds_mla"  # the cache layout of DeepSeek's kernels, see `architecture.kv_cache_bytes`
 
 GROUPS: list[str] = FAMILIES["groups"]
-"""The groups of parameters, as `utils.architecture.ParameterCount` names them."""
+"""The groups of parameters: embedding, attention, dense_ffn, routed_experts, shared_experts, router, norms, lm_head,
+indexer, compressor, hyper_connections. They are the fields of `architecture.ParameterCount`."""
 
 KEPT = ("embedding", "lm_head", "norms", "router")
 """Groups that stay in 16 bit when the layers are stored in less, as DeepSeek-V3 (report, section 3.3.1) keeps them."""
@@ -98,7 +99,7 @@ def _quantized(q: dict[str, Any]) -> Format:
         case "fp8":
             return Format("float8", tuple(q.get("weight_block_size") or (0, 0)), 32)
         case "awq" | "gptq":
-            bits = whole_number("quantization_config.bits", q.get("bits", q.get("w_bit", 4)), 1)
+            bits = whole_number("quantization_config.bits", q.get("bits", q.get("w_bit", 4)))
             group = max(q.get("group_size") or q.get("q_group_size") or 128, 0)  # -1 is one group for all inputs
             if f"int{bits}" in DTYPE_BITS:
                 return Format(f"int{bits}", (1, group), 16 + bits, 32 if method == "gptq" else 0)

@@ -107,11 +107,8 @@ def plan(
     """
     name, config = open_model(model)
     number, card = parse_hardware(hardware, cards)
-    context, batch, answer = (
-        whole_number("context", context),
-        whole_number("batch", batch),
-        whole_number("answer", answer, 0),
-    )
+    context, batch = whole_number("context", context), whole_number("batch", batch)
+    answer = whole_number("answer", answer, 0)
     if answer >= context:
         raise InputError(f"answer is {answer:,} tokens of a context of {context:,}; that leaves no prompt")
     limit = config.get("max_position_embeddings")
@@ -132,9 +129,9 @@ def plan(
     return Plan(
         model=name, hardware=f"{number}x{card.name}", precision=precision, cache_precision=cache,
         context=context, answer=answer, batch=batch, weights=weights, cache=held, activations=activations,
-        needed=weights + held + activations,
-        memory=int(number * card.room), room=int(card.room), cards_needed=job.cards_needed(weights + held),
-        split=job.name(best), fullest=fullest, fits=fullest <= card.room, tokens_per_second=batch / step,
+        needed=weights + held + activations, memory=int(number * card.room), room=int(card.room),
+        cards_needed=job.cards_needed(weights + held), tokens_per_second=batch / step,
+        split=job.name(best), fullest=fullest, fits=fullest <= card.room,
         per_card={label: job.fullest(way) for label, way in pure.items() if way in splits},
         first_token_seconds=job.prefill(best, 1)[0], prefill_seconds=prefill, prefill_bound=prefill_bound,
         step_seconds=step, step_bound=step_bound, step_floor=job.step(best, context, same_experts=True)[0],
@@ -188,8 +185,7 @@ class _Job:
         self.multiply_adds = architecture.products(self.c)
         # into how many pieces a cache can be cut, and into how many the matrices
         self.key_heads = keys = self.c.num_key_value_heads if self.c.model_type in shapes.GQA else 1
-        heads, width = self.c.num_attention_heads, getattr(self.c, "intermediate_size", None) or 0
-        cuts = (n for n in range(1, heads + 1) if heads % n == 0 and width % n == 0)
+        cuts = (n for n in range(1, self.c.H + 1) if self.c.H % n == 0 and (self.c.f or 0) % n == 0)
         self.cuts = [n for n in cuts if keys % n == 0 or n % keys == 0]
         self.cache = [cache_bytes(self.c, layer, layer.held(context), cache) for layer in self.attention]
         self.layer_bytes = functools.cache(self.layer_bytes)
@@ -280,9 +276,7 @@ class _Job:
         c, tokens = self.c, sequences * self.context
         if self.plain:
             return max(12 * c.vocab_size * tokens * last, 16 * c.num_attention_heads * tokens * self.context) / tensor
-        width = getattr(c, "intermediate_size", None) or c.moe_intermediate_size
-        if c.E:
-            width = max(width, (c.num_experts_per_tok + c.n_shared_experts) * c.moe_intermediate_size)
+        width = max(c.f or 0, (c.k + c.n_shared_experts) * c.fe if c.E else 0)
         widest = 2 * min(PREFILL_CHUNK, tokens) * (3 * width / tensor + 4 * c.hidden_size)
         return widest + (4 * sequences * c.vocab_size / tensor if last else 0)
 
@@ -339,10 +333,9 @@ class _Job:
 
     def roofline(self, arithmetic: float, read: float, received: float) -> tuple[float, str]:
         """The longest of three times that overlap, and its name."""
-        links = received / self.link if self.link else 0
-        times = {"arithmetic": arithmetic, "memory": read / self.card.bandwidth, "links": links}
-        bound = max(times, key=times.get)
-        return times[bound], bound
+        links = received / (self.link or math.inf)
+        times = (arithmetic, "arithmetic"), (read / self.card.bandwidth, "memory"), (links, "links")
+        return max(times, key=lambda time: time[0])
 
     def seconds_per_token(self, split: Split, answer: int) -> float:
         """All cards write one token, their share of reading prompts included."""
