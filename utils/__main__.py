@@ -17,7 +17,6 @@ app = commands("DeepSeek by the Numbers: counts of parameters, and plans of depl
 Context = Annotated[int, Option(metavar="TOKENS", help="context length")]
 Batch = Annotated[int, Option(help="sequences at a time")]
 Json = Annotated[bool, Option("--json", help="print JSON instead of a table")]
-OWN_CARD = "name=…,memory=…,bandwidth=…,bf16=…"
 
 
 @app.command()
@@ -63,7 +62,7 @@ def params(
 def plan(
     model: Annotated[str, Argument(help="for example DeepSeek-V3, a config.json or its folder")],
     hardware: Annotated[str | None, Option(help="cards, for example 8xH200 (the default) or A100-40GB")] = None,
-    card: Annotated[str | None, Option(metavar=OWN_CARD, help="a card of your own, with --cards")] = None,
+    card: Annotated[str | None, Option(metavar="name=…,memory=…,bandwidth=…,bf16=…", help="one of your own")] = None,
     cards: Annotated[int | None, Option(metavar="N", help="number of cards, if --hardware does not say it")] = None,
     precision: Annotated[str, Option(help="of the weights (default: as published)")] = "published",
     cache: Annotated[str, Option(help="number format of the cache, or fp8_ds_mla")] = "bfloat16",

@@ -159,9 +159,8 @@ def _family(given: dict[str, Any]) -> str:
     model_type, architectures = given.get("model_type"), given.get("architectures")
     known = {name.replace("_", ""): name for name in REQUIRED} | FAMILIES["relatives"]
     for name in (model_type, *(architectures if isinstance(architectures, list) else [])):
-        plain = str(name).removesuffix("ForCausalLM").replace("_", "").lower()
-        if isinstance(name, str) and plain in known:
-            return known[plain]
+        if family := known.get(str(name).removesuffix("ForCausalLM").replace("_", "").lower()):
+            return family
     reason = FAMILIES["uncountable"].get(str(model_type), f"must be one of {', '.join(REQUIRED)}")
     raise InputError(f"model_type = {model_type!r}: {reason}")
 
@@ -177,16 +176,15 @@ def _check_given(family: str, given: dict[str, Any], other_names: dict[str, str]
     """Whether a dict gives the whole shape, in whole numbers."""
     experts = dict.fromkeys(("num_experts", "num_local_experts"), "n_routed_experts")
     names = other_names | (experts if family != "deepseek" else {})
-    left_out = set()  # what may be missing
+    needed = set(REQUIRED[family])
     if family in DSA and given.get("mlp_layer_types") is not None:  # it names the kind of each layer
-        left_out = {"first_k_dense_replace"}
-    elif family == "llama" and "is_inside" in given:  # such files leave out what the class has anyway
-        left_out = set(REQUIRED["llama"])
+        needed.remove("first_k_dense_replace")
+    if family == "llama" and "is_inside" in given:  # such files leave out what the class has anyway
+        needed.clear()
     for name in _INTEGERS[family]:
         found = [key for key in given if name in (key, names.get(key))]
-        if not found and name in REQUIRED[family] and name not in left_out:
-            needed = ", ".join(REQUIRED[family])
-            raise InputError(f"{name} is missing: a {family} configuration must give {needed}")
+        if not found and name in needed:
+            raise InputError(f"{name} is missing: a {family} configuration must give {', '.join(REQUIRED[family])}")
         open_in_v2 = family == "deepseek_v2" and name == "num_experts_per_tok"  # so it is in the class's own default
         for key in found:
             if given[key] is not None or not (open_in_v2 or name in _MAY_BE_NULL):
