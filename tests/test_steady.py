@@ -47,6 +47,7 @@ for again in range(2):
     torch.manual_seed(1)
     print(torch.rand(1).item(), torch.rand(1, generator=torch.Generator().manual_seed(1)).item())
     print(numpy.random.default_rng(1).random(), random.Random(1).random())
+assert random.Random | None  # a class, as libraries' annotations take it
 """
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 _shift = int(os.environ["COURSE_SEED_SHIFT"])
-_manual_seed, _default_rng, _Random = torch.manual_seed, np.random.default_rng, random.Random
+_manual_seed, _default_rng = torch.manual_seed, np.random.default_rng
 
 
 class _Generator(torch.Generator):
@@ -15,7 +15,15 @@ class _Generator(torch.Generator):
         return super().manual_seed(seed + _shift)
 
 
+class _Random(random.Random):  # a class, since libraries name it in annotations
+    def __new__(cls, *args: object) -> random.Random:
+        return super().__new__(cls)
+
+    def __init__(self, seed: object = None) -> None:
+        super().__init__(seed + _shift if isinstance(seed, int) else seed)
+
+
 torch.manual_seed = lambda seed: _manual_seed(seed + _shift)
 torch.Generator = _Generator
 np.random.default_rng = lambda seed=None: _default_rng(seed if not isinstance(seed, int) else seed + _shift)
-random.Random = lambda seed=None: _Random(seed if not isinstance(seed, int) else seed + _shift)
+random.Random = _Random

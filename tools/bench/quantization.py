@@ -1,4 +1,4 @@
-"""Ways to run the language model in INT8 on the CPU: speed, size and quality, each against FP32."""
+"""Ways to run the language model in fewer bits on the CPU: speed, size and quality, each against FP32."""
 
 import copy
 import importlib.util
@@ -13,7 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from utils import corpus, measure, models
+from utils import corpus, decoding, measure, models
 
 PROMPT, NEW = 32, 16  # tokens read and written when decoding is timed
 PREFILL = 256
@@ -57,17 +57,53 @@ def dynamic(model: PreTrainedModel) -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
 
 
-def bitsandbytes(model: PreTrainedModel) -> nn.Module:
-    """transformers' 8-bit loading; it works in bfloat16 where the other ways work in float32."""
+def bfloat16(model: PreTrainedModel) -> nn.Module:
+    """The form in which models are published; the fair opponent where the processor multiplies it fast."""
+    return model.bfloat16()
+
+
+class Int8Pack(nn.Module):
+    """Weights in INT8 with a scale for each output, and inputs in bfloat16, not in whole numbers."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        scale = layer.weight.detach().abs().amax(1).clamp_min(1e-12) / 127  # (outputs,)
+        self.register_buffer("weight", torch.round(layer.weight.detach() / scale[:, None]).to(torch.int8))
+        self.register_buffer("scale", scale.bfloat16())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., inputs) -> (..., outputs)
+        return torch._weight_int8pack_mm(x.flatten(0, -2), self.weight, self.scale).unflatten(0, x.shape[:-1])
+
+
+def int8pack(model: PreTrainedModel) -> nn.Module:
+    """torch's product of bfloat16 inputs and 8-bit weights."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, nn.Linear):
+            model.set_submodule(name, Int8Pack(layer))
+    return model.bfloat16()
+
+
+def file_bits(model: PreTrainedModel) -> decoding.FourBitModel:
+    """The file's own integers in the course's short loop."""
+    return decoding.FourBitModel()
+
+
+def _bitsandbytes(**options: object) -> nn.Module:
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     transformers_logging.disable_progress_bar()
-    return AutoModelForCausalLM.from_pretrained(
-        models.prepare(),
-        quantization_config=BitsAndBytesConfig(load_in_8bit=True),
-        dtype=torch.bfloat16,
-        device_map="cpu",
-        local_files_only=True,
-    )
+    config = BitsAndBytesConfig(**options)
+    options = {"quantization_config": config, "dtype": torch.bfloat16, "device_map": "cpu", "local_files_only": True}
+    return AutoModelForCausalLM.from_pretrained(models.prepare(), **options)
+
+
+def bitsandbytes(model: PreTrainedModel) -> nn.Module:
+    """transformers' 8-bit loading; it works in bfloat16 where the other ways work in float32."""
+    return _bitsandbytes(load_in_8bit=True)
+
+
+def nf4(model: PreTrainedModel) -> nn.Module:
+    """transformers' 4-bit loading in NF4, which rounds the model anew."""
+    return _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
 
 
 def torchao(model: PreTrainedModel) -> nn.Module:
@@ -89,10 +125,14 @@ def torchao_compiled(model: PreTrainedModel) -> nn.Module:
     return model
 
 
-WAYS: dict[str, Callable[[PreTrainedModel], nn.Module]] = {
+WAYS: dict[str, Callable[[PreTrainedModel], nn.Module | decoding.FourBitModel]] = {
+    "bfloat16": bfloat16,
     "quantize_dynamic": dynamic,
     "from scratch": from_scratch,
+    "int8pack": int8pack,
+    "the file's 4 bits": file_bits,
     "bitsandbytes": bitsandbytes,
+    "bitsandbytes NF4": nf4,
     "torchao": torchao,
     "torchao, compiled": torchao_compiled,
 }
@@ -109,8 +149,10 @@ def lacks(way: str) -> str:
     return ""
 
 
-def tensor_bytes(model: nn.Module) -> int:
-    """Bytes of all weights, whatever holds them; a tied one counts once."""
+def tensor_bytes(model: nn.Module | decoding.FourBitModel) -> int:
+    """Bytes of all weights, whatever holds them; a tied one counts once. Of the file's bits: what a token fetches."""
+    if isinstance(model, decoding.FourBitModel):
+        return model.bytes_a_token
     found = {id(tensor): _bytes(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     packed = [module.weight() for module in model.modules() if callable(getattr(module, "weight", None))]
     return sum(found.values()) + sum(weight.numel() * weight.element_size() for weight in packed)
@@ -135,6 +177,8 @@ def measured_lines() -> Iterator[str]:
 
     def decode(model: nn.Module) -> Callable[[], object]:
         prompt = ids[:, :PROMPT]
+        if isinstance(model, decoding.FourBitModel):
+            return lambda: model.write(prompt, NEW)
         return lambda: model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
 
     def row(model: nn.Module) -> str:
@@ -142,7 +186,7 @@ def measured_lines() -> Iterator[str]:
         ratios = [str(measure.paired_ratio(do(plain), do(model), pairs=5)) for do in (prefill, decode)]
         return f"{ratios[0]:<43} {ratios[1]:<43} {tensor_bytes(model) / base_bytes:>4.0%} {growth:>+11.1%}"
 
-    yield f"{'INT8 against FP32':<18} {f'prefill, {PREFILL} tokens':<43} {'decoding':<43} size  perplexity"
+    yield f"{'against FP32':<18} {f'prefill, {PREFILL} tokens':<43} {'decoding':<43} size  perplexity"
     for way, make in WAYS.items():
         if lack := lacks(way):
             yield f"{way:<18} not measured: {lack}"
@@ -150,7 +194,7 @@ def measured_lines() -> Iterator[str]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                result = row(make(copy.deepcopy(plain)).eval())
+                result = row(make(copy.deepcopy(plain)))
             except Exception as error:  # one library that fails must not hide what the others do
                 print(f"{way}: {error}", file=sys.stderr)
                 result = f"failed: {type(error).__name__}"

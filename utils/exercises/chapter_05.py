@@ -234,7 +234,7 @@ QUIZ = (
             (
                 "INT8, as it has more digits than FP8",
                 "True near the largest number only. Beside an outlier the small ones fall to zero: see the "
-                "outlier table of section 6.",
+                "outlier table of section 7.",
             ),
             (
                 "FP8, as its steps grow with the numbers",

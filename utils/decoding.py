@@ -1,0 +1,192 @@
+"""The language model, run from the four bits of its own file: nothing is rounded anew, nothing spelled out in FP32.
+
+The file keeps most matrices in Q4_1 (groups of 32 weights share a scale d and a minimum m: w = d q + m, q from 0 to 15)
+and the embedding, which is also the head, in Q8_0 (w = d q, q from -128 to 127). PyTorch has a product for groups of
+four bits, w = s (q - 8) + z, for inputs in bfloat16. With s = d and z = m + 8 d it takes the file's own integers. The
+8-bit integers are cut into two halves of four bits, q = 16 h + l, and each half has its product.
+
+A short loop goes with it: queries, keys and values come from one product, gate and up from another, and keys and
+values lie in a buffer that is set up once. One token (or a few) reads four bits a weight; a prompt reads the same
+numbers in `wide` precision, since many rows at once are limited by arithmetic, not by bytes.
+"""
+
+import os
+from types import SimpleNamespace
+
+import gguf
+import torch
+from torch.nn.functional import embedding, silu
+from torch.nn.functional import scaled_dot_product_attention as attend
+
+from utils import measure, models
+from utils.errors import InputError
+
+GROUP = 32  # weights that share a scale in Q4_1 and Q8_0
+FEW = 8  # rows up to which the product in four bits is faster than the one in bfloat16
+
+
+def whole_numbers(tensor: gguf.ReaderTensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a matrix of a GGUF file keeps: q (rows, inputs) in 8 bits, scales d and minimums m (rows, groups).
+
+    w = d q + m in each group of 32. Raises InputError for another format than Q4_1 and Q8_0.
+    """
+    head = {"Q4_1": 4, "Q8_0": 2}.get(tensor.tensor_type.name)  # bytes of a block before its integers
+    if head is None:
+        raise InputError(f"{tensor.name} is in {tensor.tensor_type.name}; allowed are Q4_1 and Q8_0")
+    rows = tensor.data.shape[0]
+    blocks = torch.tensor(tensor.data).view(rows, -1, head + (16 if head == 4 else 32))
+    floats = blocks[..., :head].contiguous().view(torch.float16).float()
+    packed = blocks[..., head:]
+    if head == 2:
+        return packed.view(torch.int8).flatten(1), floats[..., 0], torch.zeros_like(floats[..., 0])
+    return torch.cat((packed & 15, packed >> 4), -1).flatten(1), floats[..., 0], floats[..., 1]
+
+
+class FourBits:
+    """A product with matrices of the file, stacked: (rows, inputs) bfloat16 -> (rows, outputs) bfloat16.
+
+    Attributes:
+        halves: for each four bits of a weight, the packed integers, and s and z as (groups, outputs, 2) bfloat16.
+        dense: the same matrix for many rows, (outputs, inputs) in the wide precision.
+    """
+
+    def __init__(self, *tensors: gguf.ReaderTensor, wide: torch.dtype = torch.bfloat16) -> None:
+        q, d, m = (torch.cat(parts) for parts in zip(*map(whole_numbers, tensors), strict=True))
+        self.dense = torch.addcmul(m[..., None], d[..., None], q.view(*d.shape, GROUP)).flatten(1).to(wide)
+        if len(tensors) == 1 and tensors[0].tensor_type.name == "Q8_0":
+            parts = [((q >> 4) + 8, 16 * d, m), (q & 15, d, m + 8 * d)]
+        else:
+            parts = [(q, d, m + 8 * d)]
+        self.halves = [
+            (
+                torch._convert_weight_to_int4pack_for_cpu(four.int(), 1),
+                torch.stack((s, z), -1).transpose(0, 1).bfloat16().contiguous(),
+            )
+            for four, s, z in parts
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that one token fetches of it."""
+        return sum(packed.nbytes + scales.nbytes for packed, scales in self.halves)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.few(x) if len(x) <= FEW else (x.to(self.dense.dtype) @ self.dense.T).bfloat16()
+
+    def few(self, x: torch.Tensor) -> torch.Tensor:
+        """The product in four bits, for any number of rows."""
+        first, *second = (torch._weight_int4pack_mm_for_cpu(x, packed, GROUP, s) for packed, s in self.halves)
+        return first + second[0] if second else first
+
+
+class FourBitModel:
+    """The course's language model on its file's own integers, for greedy decoding on the CPU.
+
+    Args:
+        length: tokens that the buffer of keys and values holds, prompt and answer together.
+        batch: prompts of the same length that are read at once.
+
+    Raises InputError where `COURSE_MODEL` names another model, which has no such file.
+    """
+
+    def __init__(self, length: int = 1024, batch: int = 1) -> None:
+        if os.environ.get("COURSE_MODEL"):
+            raise InputError("COURSE_MODEL names another model; the file of four bits is SmolLM2's")
+        reader = gguf.GGUFReader(models.gguf_file())
+        named = {tensor.name: tensor for tensor in reader.tensors}
+
+        def field(name: str) -> float:
+            return reader.get_field(f"llama.{name}").contents()
+
+        self.width, self.heads, self.shared = (
+            field(name) for name in ("embedding_length", "attention.head_count", "attention.head_count_kv")
+        )
+        self.size = self.width // self.heads  # of a head
+        # A norm divides by the root of the mean square; here the mean is a sum, and the gains take the rest.
+        self.tiny = self.width * field("attention.layer_norm_rms_epsilon")
+        wide = torch.bfloat16 if measure.has_fast_bfloat16() else torch.float32
+
+        def gains(name: str) -> torch.Tensor:
+            return torch.tensor(named[f"{name}.weight"].data) * self.width**0.5
+
+        def product(*names: str) -> FourBits:
+            return FourBits(*(named[f"{name}.weight"] for name in names), wide=wide)
+
+        self.layers = [
+            (
+                gains(f"blk.{n}.attn_norm"),
+                product(*(f"blk.{n}.attn_{which}" for which in "qkv")),
+                product(f"blk.{n}.attn_output"),
+                gains(f"blk.{n}.ffn_norm"),
+                product(f"blk.{n}.ffn_gate", f"blk.{n}.ffn_up"),
+                product(f"blk.{n}.ffn_down"),
+                torch.zeros(batch, 2 * self.shared, length, self.size, dtype=torch.bfloat16),  # keys, then values
+            )
+            for n in range(field("block_count"))
+        ]
+        self.last, self.head = gains("output_norm"), product("token_embd")
+        # The file keeps the numbers of a query in pairs, so a rotation is a product of complex numbers. Values stay.
+        angles = torch.outer(torch.arange(length), field("rope.freq_base") ** -(torch.arange(0, 1, 2 / self.size)))
+        angles = angles[:, None].repeat(1, self.heads + 2 * self.shared, 1)  # (length, heads, size / 2)
+        angles[:, -self.shared :] = 0
+        self.turns = torch.polar(torch.ones_like(angles), angles)
+        self.length, self.at = length, 0
+        self.config, self.device = SimpleNamespace(max_position_embeddings=length), torch.device("cpu")
+
+    @property
+    def bytes_a_token(self) -> int:
+        """Bytes of weights that decoding fetches for a token."""
+        return self.head.nbytes + sum(part.nbytes for layer in self.layers for part in layer if hasattr(part, "halves"))
+
+    def __call__(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        """Logits of a text from its start, as transformers' models give them: (batch, tokens, vocabulary)."""
+        self.at = 0
+        return SimpleNamespace(logits=self.read(input_ids, every=True))
+
+    @torch.inference_mode()
+    def read(self, ids: torch.Tensor, every: bool = False) -> torch.Tensor:
+        """Read on from place `at`. ids: (batch, tokens) -> logits (batch, 1, vocabulary), or of `every` token.
+
+        Raises InputError for no token, for more tokens or prompts than the buffer holds, and for several at once that
+        are not a start.
+        """
+        batch, n = ids.shape
+        start, end, heads, shared, size = self.at, self.at + n, self.heads, self.shared, self.size
+        if batch > (room := len(self.layers[0][-1])):
+            raise InputError(f"the buffer is for at most {room} prompts; got {batch}")
+        if not 1 <= n <= self.length - start:
+            raise InputError(f"from 1 to {self.length - start} tokens fit the buffer here; got {n}")
+        if n > 1 and start:
+            raise InputError("several tokens at once must be the start of a text: set `at` to 0, or read one by one")
+        x = embedding(ids, self.head.dense).float().view(batch * n, self.width)
+        turns = self.turns[start:end]
+        for gain, qkv, out, gain_2, gate_up, down, cache in self.layers:
+            y = qkv(self.norm(x, gain)).float().view(batch, n, -1, size // 2, 2)
+            y = torch.view_as_real(torch.view_as_complex(y) * turns)
+            y = y.bfloat16().flatten(-2).transpose(1, 2)  # (batch, heads, n, size)
+            cache[:batch, :, start:end] = y[:, heads:]
+            q, (k, v) = y[:, :heads], cache[:batch, :, :end].chunk(2, 1)
+            if n == 1:  # queries that share a key stand like several tokens
+                y = attend(q.reshape(batch, shared, -1, size), k, v)
+            else:
+                y = attend(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
+            x = x + out(y.reshape(batch * n, self.width))
+            gate, up = gate_up(self.norm(x, gain_2)).chunk(2, -1)
+            x = x + down(silu(gate) * up)
+        self.at = end
+        if not every:
+            x = x.view(batch, n, self.width)[:, -1]
+        return self.head(self.norm(x, self.last)).view(batch, -1, len(self.head.dense))
+
+    def norm(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
+        """RMSNorm of (rows, width) float32 -> bfloat16, in fewer steps than the library's."""
+        squares = x @ x.T if len(x) == 1 else x.square().sum(-1, keepdim=True)
+        return (x * gain * (squares + self.tiny).rsqrt()).bfloat16()
+
+    def write(self, ids: torch.Tensor, tokens: int) -> torch.Tensor:
+        """Greedy decoding of (batch, tokens) prompts -> (batch, `tokens`) new tokens; ends of text do not stop it."""
+        self.at, written = 0, []
+        for _ in range(tokens):
+            ids = self.read(ids).argmax(-1)
+            written.append(ids)
+        return torch.cat(written, 1)
