@@ -31,7 +31,7 @@ help:
 	@echo "  make outputs   run every notebook and compare its outputs, nothing else"
 	@echo "  make steady    compare the verdicts of several conditions: a busy core, one thread, AVX2, another seed"
 	@echo "                 (ONLY=05  CONDITIONS=quiet,busy  PYTHON2=path/to/another/python)"
-	@echo "  make bench     measure and print side-by-side ratios"
+	@echo "  make bench     measure and print side-by-side ratios (ENGINES=1: engines that read the same file, too)"
 	@echo "  make publish   point badges, set-up cells and links at your copy on GitHub (REPO=owner/name  TAG=v1.0)"
 	@echo "  make clean     remove .venv, build/ and caches in this folder"
 	@echo

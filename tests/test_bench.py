@@ -1,10 +1,12 @@
 """`make bench`: its topics, and that the forms it compares give the same result. Nothing here is timed."""
 
+import sys
+
 import pytest
 import torch
 
 from tools import bench, choices
-from tools.bench import attention, training
+from tools.bench import attention, engines, training
 
 
 def test_every_topic_has_lines():
@@ -39,3 +41,21 @@ def test_the_three_forms_of_attention_agree_and_a_wrong_one_is_caught(monkeypatc
     monkeypatch.setattr(attention, "_attend", third_is_wrong)
     with pytest.raises(AssertionError, match="gives another result"):
         attention.forms(64)
+
+
+def test_engines_are_installed_only_where_asked_for(monkeypatch):
+    monkeypatch.delenv("ENGINES", raising=False)
+    monkeypatch.setattr(engines, "installed", lambda packages: pytest.fail("installed unasked"))
+    assert "ENGINES=1 installs OpenVINO GenAI" in "".join(engines.measured_lines())
+
+
+def test_an_engine_answers_each_number_of_tokens_and_one_that_ends_is_told(monkeypatch):
+    answers = "import sys\nprint('ready', flush=True)\nfor line in sys.stdin: print('done', flush=True)"
+    monkeypatch.setenv("ENGINES", "1")
+    monkeypatch.setattr(engines, "NEW", (1,))
+    monkeypatch.setattr(engines, "installed", lambda packages: sys.executable)
+    monkeypatch.setattr(engines, "ENGINES", {"an engine": ((), answers)})
+    assert [line[:30] for line in engines.measured_lines()] == ["an engine / our loop, 1 token "]
+    monkeypatch.setattr(engines, "ENGINES", {"an engine": ((), "print('ready')")})
+    with pytest.raises((RuntimeError, BrokenPipeError)):
+        list(engines.measured_lines())
