@@ -25,7 +25,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from tools import report
-from tools.results import ChapterResult, Failure
+from tools.report import ChapterResult, Failure
 from tools.website import prints
 from utils import chapters, exercises
 from utils.exercises import _learner as learner
