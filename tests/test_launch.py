@@ -213,7 +213,7 @@ def test_a_time_limit_that_cannot_be(timeout):
 
 @pytest.mark.parametrize("port", [0, 65536, "1"])
 def test_a_port_that_cannot_be(port):
-    with pytest.raises(InputError, match=r"port must be a whole number from 1 to 65535; got"):
+    with pytest.raises(InputError, match=rf"port {port!r} cannot be used \(it must be a whole number from 1 to 65535"):
         launch.run(works, 1, port=port, number=1)
 
 

@@ -62,10 +62,8 @@ def missing() -> list[str]:
 
 
 def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    found = next(iter(metadata.distributions(name=name)), None)
+    return found.version if found else None
 
 
 def _install(wanted: list[str]) -> None:

@@ -169,13 +169,12 @@ def _literal(name: str, value: Any) -> str:
 
 
 def _free(port: int) -> int:
-    if type(port) is not int or not 1 <= port <= 65535:
-        raise InputError(f"port must be a whole number from 1 to 65535; got {port!r}")
     with socket.socket() as probe:
         try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise InputError(f"port {port} cannot be used ({error.strerror}): port=None takes a free one") from None
+            probe.bind(("127.0.0.1", port or -1))  # 0 would stand for any port
+        except (OSError, OverflowError, TypeError) as error:
+            reason = getattr(error, "strerror", "it must be a whole number from 1 to 65535")
+            raise InputError(f"port {port!r} cannot be used ({reason}): port=None takes a free one") from None
     return port
 
 

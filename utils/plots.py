@@ -54,7 +54,6 @@ def use_style() -> None:
 
 Values = Sequence[float] | np.ndarray
 Series = Values | tuple[Values, Values]
-Ticks = Mapping[float, str] | Collection[float]
 
 
 def panels(columns: int = 1, rows: int = 1, *, width: float = 8, height: float = 3.8, **options: Any) -> Any:
@@ -63,31 +62,21 @@ def panels(columns: int = 1, rows: int = 1, *, width: float = 8, height: float =
     return axes if rows * columns == 1 else axes.flatten()
 
 
-def dress(
-    axes: Axes,
-    *,
-    log: str = "",
-    legend: str = "best",
-    xticks: Ticks | None = None,
-    yticks: Ticks | None = None,
-    across: Mapping[str, float] | None = None,
-    upright: Mapping[str, float] | None = None,
-    **texts_and_limits: Any,
-) -> None:
+def dress(axes: Axes, *, log: str = "", legend: str = "best", **options: Any) -> None:
     """Give axes their title, labels, scales, ticks, reference lines and legend; see the module for the options."""
-    references = [(axes.axhline, *item) for item in (across or {}).items()]
-    references += [(axes.axvline, *item) for item in (upright or {}).items()]
-    for number, (draw, name, place) in enumerate(references):
-        draw(place, color=PALETTE["grey"], linestyle=("--", ":", "-.")[number % 3], linewidth=1.5, label=name, zorder=1)
-    for name, axis, ticks in (("x", axes.xaxis, xticks), ("y", axes.yaxis, yticks)):
+    dashes = itertools.cycle(("--", ":", "-."))
+    for draw, places in ((axes.axhline, options.pop("across", {})), (axes.axvline, options.pop("upright", {}))):
+        for name, place in places.items():
+            draw(place, color=PALETTE["grey"], linestyle=next(dashes), linewidth=1.5, label=name, zorder=1)
+    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
         if name in log:
             axes.set(**{f"{name}scale": "log"})
-        if ticks is not None:
+        if (ticks := options.pop(f"{name}ticks", None)) is not None:
             texts = ticks.values() if isinstance(ticks, Mapping) else [f"{place:,g}" for place in ticks]
             axis.set_ticks(list(ticks), list(texts))
             axis.set_minor_locator(ticker.NullLocator())
     theirs = {"x": "xlabel", "y": "ylabel"}  # matplotlib's names
-    axes.set(**{theirs.get(name, name): value for name, value in texts_and_limits.items()})
+    axes.set(**{theirs.get(name, name): value for name, value in options.items()})
     if legend and axes.get_legend_handles_labels()[1]:
         axes.legend(**({"loc": "upper left", "bbox_to_anchor": (1, 1)} if legend == "right" else {"loc": legend}))
 
@@ -247,7 +236,7 @@ def show(drawn: Figure | Axes | Sequence[Axes], meaning: str, *, within: float =
     """
     figure = drawn if isinstance(drawn, Figure) else np.ravel(drawn)[0].figure
     plt.close(figure)
-    meaning = " ".join(meaning.split())
+    meaning = _flat(meaning)
     if len(meaning) < 40:
         raise InputError(f"meaning must say what the figure shows (40 characters or more); got {meaning!r}")
     text = "\n".join([f"Figure (numbers within {within:.0%}): {meaning}", *twin(figure, crossings=crossings)])
@@ -320,19 +309,13 @@ def _line_rows(axes: Axes, crossings: bool) -> Iterator[str]:
         elif not marked and (name or (len(values) > 2 and not axes.containers)):
             yield f"{name or 'curve'}: {_curve(values)}"
             curves.append((name or "curve", places, values))
-    for one, other in itertools.combinations(curves, 2) if crossings else ():
-        yield from _crossings(*one, *other)
-
-
-def _crossings(
-    name: str, places: np.ndarray, values: np.ndarray, other: str, their_places: np.ndarray, their_values: np.ndarray
-) -> Iterator[str]:
-    gap = values - np.interp(places, their_places, their_values)
-    kept = np.flatnonzero(gap)  # a place where both are equal is crossed if the sign differs around it
-    for i, j in itertools.pairwise(kept):
-        if gap[i] * gap[j] < 0:
-            place = places[i] + (places[j] - places[i]) * gap[i] / (gap[i] - gap[j])
-            yield f"{name} crosses {other} at {_number(place)}"
+    for (name, places, values), (other, *theirs) in itertools.combinations(curves, 2) if crossings else ():
+        gap = values - np.interp(places, *theirs)
+        kept = np.flatnonzero(gap)  # a place where both are equal is crossed if the sign differs around it
+        for i, j in itertools.pairwise(kept):
+            if gap[i] * gap[j] < 0:
+                place = places[i] + (places[j] - places[i]) * gap[i] / (gap[i] - gap[j])
+                yield f"{name} crosses {other} at {_number(place)}"
 
 
 def _bar_rows(axes: Axes) -> Iterator[str]:
