@@ -22,6 +22,8 @@ import torch
 
 from utils.errors import InputError
 
+Work = Callable[[], Any]  # what is timed
+
 
 @dataclass(frozen=True)
 class Ratio:
@@ -64,7 +66,7 @@ def median_interval(values: list[float], confidence: float = 0.95) -> tuple[floa
     return (ordered[k - 1], ordered[n - k]) if k else (-math.inf, math.inf)
 
 
-def paired_ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int = 9, warmup: int = 1) -> Ratio:
+def paired_ratio(first: Work, second: Work, pairs: int = 9, warmup: int = 1) -> Ratio:
     """Time `first` against `second` in alternating order; ratios above 1 mean that `second` is faster (interval: 95 %).
 
     Raises InputError for fewer than 1 pair, or a negative warm-up.
@@ -80,9 +82,7 @@ def paired_ratio(first: Callable[[], Any], second: Callable[[], Any], pairs: int
 SURE = 0.99  # of `settle`: its pairs are looked at again and again
 
 
-def settle(
-    first: Callable[[], Any], second: Callable[[], Any], *bounds: float, seconds: float = 10, pairs: int = 200
-) -> Ratio:
+def settle(first: Work, second: Work, *bounds: float, seconds: float = 10, pairs: int = 200) -> Ratio:
     """Time pairs until the ratio's interval lies on one side of every bound, or the time is used up.
 
     Ask the result: `ratio.at_least(bound)` is True, False, or None where the time ended before the pairs agreed. Its
@@ -107,7 +107,7 @@ def settle(
     return ratio
 
 
-def _pair(first: Callable[[], Any], second: Callable[[], Any], number: int) -> tuple[float, float]:
+def _pair(first: Work, second: Work, number: int) -> tuple[float, float]:
     # The order flips from pair to pair, so that neither side always runs on a cache the other has filled.
     late = _seconds(second) if number % 2 else None
     return _seconds(first), late or _seconds(second)
@@ -119,7 +119,7 @@ def _ratio(timed: list[tuple[float, float]], confidence: float) -> Ratio:
     return Ratio(statistics.median(ratios), *median_interval(ratios, confidence), len(ratios), *sides)
 
 
-def _seconds(function: Callable[[], Any]) -> float:
+def _seconds(function: Work) -> float:
     _wait_for_gpu()
     start = time.perf_counter()
     function()
