@@ -5,6 +5,7 @@ One module per idea. What chapters use:
 - `architecture`, `shapes`  closed-form parameter counts, KV-cache bytes, FLOPs; configurations read for them
 - `catalog`       the real DeepSeek models and their documented facts
 - `models`        the real language model and the tokenizers, cached for offline use
+- `decoding`      the language model on the four bits of its own file
 - `claims`        the ledger of 33 claims and the verdict cards
 - `exercises`     check, hint and solution; a quiz for each chapter; progress
 - `environment`   whether this machine is ready
