@@ -16,6 +16,7 @@ COURSE_PYTHON := .venv/bin/python
 # What .venv is made of. It is written into .venv last, so a set-up that was interrupted starts over; another lock or
 # another folder (a virtual environment knows its own) makes a new one.
 MADE_OF := { pwd; cat requirements.lock pyproject.toml; }
+IS_MADE := { $(MADE_OF) | cmp -s - .venv/made-of && test -x $(COURSE_PYTHON); } 2>/dev/null
 # Two workers, each with a whole file at a time. nbval runs the notebooks again and compares each output.
 PYTEST := -m pytest --numprocesses=2 --dist=loadfile
 NBVAL := --nbval --nbval-current-env
@@ -38,8 +39,16 @@ help:
 	@echo "docs/workshop.md has plans for a workshop of 90 minutes, half a day or two days."
 	@echo "The first command sets up .venv: about 3 minutes, 1.9 GB (Linux: 5.9 GB). It needs Python 3.11, 3.12 or 3.13."
 
+# Two set-ups at once would spoil .venv, so the second waits for the first.
 setup:
-	@{ $(MADE_OF) | cmp -s - .venv/made-of && test -x $(COURSE_PYTHON); } 2>/dev/null || $(MAKE) --no-print-directory .venv
+	@$(IS_MADE) && exit; told=; \
+	until mkdir .setting-up 2>/dev/null; do \
+		test -w . || { echo "$(CURDIR) cannot be written to, so nothing can be set up in it." >&2; exit 1; }; \
+		test "$$told" || echo "Another set-up runs here: waiting for it. (If none does, remove .setting-up.)" >&2; \
+		told=yes; sleep 1; \
+	done; \
+	trap 'rmdir .setting-up' EXIT; trap 'exit 1' HUP INT TERM; \
+	$(IS_MADE) || $(MAKE) --no-print-directory .venv
 
 .venv:
 	@test -n "$(PYTHON)" || \
@@ -96,6 +105,6 @@ publish:
 	@$(COURSE_PYTHON) -m tools publish $(if $(TAG),--tag="$$TAG") -- "$$REPO"
 
 clean:
-	@rm -rf .venv build .pytest_cache .ruff_cache .hypothesis ./*.egg-info
+	@rm -rf .venv .setting-up build .pytest_cache .ruff_cache .hypothesis ./*.egg-info
 	@find . -name .git -prune -o \( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
 	@echo "Removed .venv, build/ and caches. The models in your user cache folder stay."

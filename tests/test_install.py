@@ -112,6 +112,18 @@ def test_the_tests_run_on_the_locked_versions():
     assert installed == {name: version for name, version in LOCK.items() if name != "pip"}
 
 
+@needs_make
+def test_a_second_set_up_waits_for_the_first_and_leaves_no_lock(tree):
+    (tree / ".setting-up").mkdir()
+    command = ["make", "setup", "PYTHON=true"]  # no Python at all, so what follows the wait fails at once
+    with subprocess.Popen(command, cwd=tree, stderr=subprocess.PIPE, text=True, env=os.environ) as second:
+        assert "Another set-up runs here: waiting for it." in second.stderr.readline()
+        assert second.poll() is None
+        (tree / ".setting-up").rmdir()
+        second.communicate(timeout=60)
+    assert second.returncode and not (tree / ".setting-up").exists()
+
+
 def test_conda_installs_the_same_lock():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     plain = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
