@@ -44,7 +44,7 @@ def write_pages(app: Any, exception: Exception | None) -> None:
     def write(name: str, title: str, variant: str, sections: list[Values]) -> None:
         values = {"title": title, "variant": variant, "sections": sections, "language": app.config.language}
         page = app.builder.templates.render("print.html", values)
-        files.write(app.outdir / "print" / f"{name}-{variant}.html", page)
+        files.write(Path(app.outdir, "print", f"{name}-{variant}.html"), page)  # Sphinx has paths of its own kind
 
     for name in sorted(bodies, key=lambda name: (name == GLOSSARY, name)):
         stem = name.rpartition("/")[2]
