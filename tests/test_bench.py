@@ -55,7 +55,7 @@ def test_an_engine_answers_each_number_of_tokens_and_one_that_ends_is_told(monke
     monkeypatch.setattr(engines, "NEW", (1,))
     monkeypatch.setattr(engines, "installed", lambda packages: sys.executable)
     monkeypatch.setattr(engines, "ENGINES", {"an engine": ((), answers)})
-    assert [line[:30] for line in engines.measured_lines()] == ["an engine / our loop, 1 token "]
+    assert [line[:51] for line in engines.measured_lines()] == ["an engine: times as long as our loop for 1 token   "]
     monkeypatch.setattr(engines, "ENGINES", {"an engine": ((), "print('ready')")})
     with pytest.raises((RuntimeError, BrokenPipeError)):
         list(engines.measured_lines())

@@ -1,13 +1,13 @@
-"""The language model, run from the four bits of its own file: nothing is rounded anew, nothing spelled out in FP32.
+"""The language model, run from the integers of its own file: they are not rounded anew; scales and inputs are, to BF16.
 
 The file keeps most matrices in Q4_1 (groups of 32 weights share a scale d and a minimum m: w = d q + m, q from 0 to 15)
 and the embedding, which is also the head, in Q8_0 (w = d q, q from -128 to 127). PyTorch has a product for groups of
-four bits, w = s (q - 8) + z, for inputs in bfloat16. With s = d and z = m + 8 d it takes the file's own integers. The
-8-bit integers are cut into two halves of four bits, q = 16 h + l, and each half has its product.
+four bits, w = s (q - 8) + z. With s = d and z = m + 8 d it takes the file's own integers. The 8-bit integers are cut
+into two halves of four bits, q = 16 h + l, and each half has its product.
 
 A short loop goes with it: queries, keys and values come from one product, gate and up from another, and keys and
-values lie in a buffer that is set up once. One token (or a few) reads four bits a weight; a prompt reads the same
-numbers in `wide` precision, since many rows at once are limited by arithmetic, not by bytes.
+values lie in a buffer that is set up once. One token (or a few) reads four bits a weight; a prompt reads a copy of the
+matrices in `wide` precision, since many rows at once are limited by arithmetic, not by bytes.
 """
 
 import os
@@ -22,7 +22,7 @@ from utils import measure, models
 from utils.errors import InputError
 
 GROUP = 32  # weights that share a scale in Q4_1 and Q8_0
-FEW = 8  # rows up to which the product in four bits is faster than the one in bfloat16
+FEW = 8  # rows up to which the four bits are used; where they stop being faster differs between processors
 
 
 def whole_numbers(tensor: gguf.ReaderTensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -47,16 +47,19 @@ class FourBits:
 
     Attributes:
         halves: for each four bits of a weight, the packed integers, and s and z as (groups, outputs, 2) bfloat16.
-        dense: the same matrix for many rows, (outputs, inputs) in the wide precision.
+        dense: a copy of the matrix for many rows, (outputs, inputs) in the wide precision.
+
+    Raises InputError for no matrix, or matrices in several formats.
     """
 
     def __init__(self, *tensors: gguf.ReaderTensor, wide: torch.dtype = torch.bfloat16) -> None:
+        formats = {tensor.tensor_type.name for tensor in tensors}
+        if len(formats) != 1:
+            raise InputError(f"stacked matrices must have one format; got {sorted(formats)}")
         q, d, m = (torch.cat(parts) for parts in zip(*map(whole_numbers, tensors), strict=True))
         self.dense = torch.addcmul(m[..., None], d[..., None], q.view(*d.shape, GROUP)).flatten(1).to(wide)
-        if len(tensors) == 1 and tensors[0].tensor_type.name == "Q8_0":
-            parts = [((q >> 4) + 8, 16 * d, m), (q & 15, d, m + 8 * d)]
-        else:
-            parts = [(q, d, m + 8 * d)]
+        eight = formats == {"Q8_0"}
+        parts = [((q >> 4) + 8, 16 * d, m), (q & 15, d, m + 8 * d)] if eight else [(q, d, m + 8 * d)]
         self.halves = [
             (
                 torch._convert_weight_to_int4pack_for_cpu(four.int(), 1),
@@ -86,7 +89,10 @@ class FourBitModel:
         length: tokens that the buffer of keys and values holds, prompt and answer together.
         batch: prompts of the same length that are read at once.
 
-    Raises InputError where `COURSE_MODEL` names another model, which has no such file.
+    Set `at` to a place that has been read, and `read` goes on from there; 0 begins a new text.
+
+    Raises InputError where `COURSE_MODEL` names another model, which has no such file, and for a buffer of no tokens
+    or prompts, or longer than the model's context.
     """
 
     def __init__(self, length: int = 1024, batch: int = 1) -> None:
@@ -98,13 +104,16 @@ class FourBitModel:
         def field(name: str) -> float:
             return reader.get_field(f"llama.{name}").contents()
 
+        context = field("context_length")
+        if not 1 <= length <= context or batch < 1:
+            raise InputError(f"length must be from 1 to {context}, batch 1 or more; got {length} and {batch}")
         self.width, self.heads, self.shared = (
             field(name) for name in ("embedding_length", "attention.head_count", "attention.head_count_kv")
         )
         self.size = self.width // self.heads  # of a head
         # A norm divides by the root of the mean square; here the mean is a sum, and the gains take the rest.
         self.tiny = self.width * field("attention.layer_norm_rms_epsilon")
-        wide = torch.bfloat16 if measure.has_fast_bfloat16() else torch.float32
+        wide = torch.bfloat16 if measure.has_fast_bfloat16("cpu") else torch.float32
 
         def gains(name: str) -> torch.Tensor:
             return torch.tensor(named[f"{name}.weight"].data) * self.width**0.5
@@ -130,7 +139,8 @@ class FourBitModel:
         angles = angles[:, None].repeat(1, self.heads + 2 * self.shared, 1)  # (length, heads, size / 2)
         angles[:, -self.shared :] = 0
         self.turns = torch.polar(torch.ones_like(angles), angles)
-        self.length, self.at = length, 0
+        self.length, self.batch, self.at = length, batch, 0
+        self.filled, self.rows = 0, 0  # tokens and prompts in the buffer
         self.config, self.device = SimpleNamespace(max_position_embeddings=length), torch.device("cpu")
 
     @property
@@ -147,13 +157,16 @@ class FourBitModel:
     def read(self, ids: torch.Tensor, every: bool = False) -> torch.Tensor:
         """Read on from place `at`. ids: (batch, tokens) -> logits (batch, 1, vocabulary), or of `every` token.
 
-        Raises InputError for no token, for more tokens or prompts than the buffer holds, and for several at once that
-        are not a start.
+        Raises InputError for no token, more tokens or prompts than the buffer takes, a place that has not been read,
+        and several tokens at once that are not a start.
         """
         batch, n = ids.shape
         start, end, heads, shared, size = self.at, self.at + n, self.heads, self.shared, self.size
-        if batch > (room := len(self.layers[0][-1])):
-            raise InputError(f"the buffer is for at most {room} prompts; got {batch}")
+        if not 1 <= batch <= self.batch:
+            raise InputError(f"the buffer is for 1 to {self.batch} prompts; got {batch}")
+        if start and not (0 < start <= self.filled and batch == self.rows):
+            there = f"{self.filled} tokens of {self.rows} prompts"
+            raise InputError(f"the buffer holds {there}; it cannot go on at {start} with {batch}")
         if not 1 <= n <= self.length - start:
             raise InputError(f"from 1 to {self.length - start} tokens fit the buffer here; got {n}")
         if n > 1 and start:
@@ -173,7 +186,7 @@ class FourBitModel:
             x = x + out(y.reshape(batch * n, self.width))
             gate, up = gate_up(self.norm(x, gain_2)).chunk(2, -1)
             x = x + down(silu(gate) * up)
-        self.at = end
+        self.at, self.filled, self.rows = end, end, batch
         if not every:
             x = x.view(batch, n, self.width)[:, -1]
         return self.head(self.norm(x, self.last)).view(batch, -1, len(self.head.dense))
@@ -184,7 +197,13 @@ class FourBitModel:
         return (x * gain * (squares + self.tiny).rsqrt()).bfloat16()
 
     def write(self, ids: torch.Tensor, tokens: int) -> torch.Tensor:
-        """Greedy decoding of (batch, tokens) prompts -> (batch, `tokens`) new tokens; ends of text do not stop it."""
+        """Greedy decoding of (batch, tokens) prompts -> (batch, `tokens`) new tokens; ends of text do not stop it.
+
+        Raises InputError as `read` does, and for fewer than 1 new token or more than the buffer has room for.
+        """
+        room = self.length - ids.shape[1] + 1
+        if not 1 <= tokens <= room:
+            raise InputError(f"from 1 to {room} new tokens fit the buffer after this prompt; got {tokens}")
         self.at, written = 0, []
         for _ in range(tokens):
             ids = self.read(ids).argmax(-1)

@@ -145,12 +145,13 @@ def one_thread() -> Iterator[None]:
 
 
 @functools.cache
-def has_fast_bfloat16() -> bool:
-    """Whether this machine multiplies matrices faster in bfloat16 than in float32: measured, not read from its flags.
+def has_fast_bfloat16(device: str | None = None) -> bool:
+    """Whether a device multiplies matrices faster in bfloat16 than in float32: measured, not read from its flags.
 
-    A processor may name the instructions and still emulate them, for example under a limit set from outside.
+    A processor may name the instructions and still emulate them, for example under a limit set from outside. The
+    `device` is "cpu" or "cuda"; None for the GPU where there is one.
     """
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     a, b = torch.rand(256, 1024, device=device), torch.rand(1024, 1024, device=device)
     half = a.bfloat16(), b.bfloat16()
     with one_thread():

@@ -2,6 +2,8 @@
 
 An engine is installed in an environment of its own, build/engines, and only if `ENGINES=1` is set: it is no part of the
 course's lock. It runs as a process that waits for a line, writes some tokens, and answers; so pairs can be interleaved.
+Both sides begin with the text of the prompt, end with the text of the answer, and use all cores; the engine's time has
+the way between two processes in it.
 """
 
 import os
@@ -52,8 +54,11 @@ def measured_lines() -> Iterator[str]:
     if os.environ.get("ENGINES") != "1":
         yield f"not measured: make bench ONLY=engines ENGINES=1 installs {', '.join(ENGINES)} in build/engines"
         return
-    prompt = models.load_tokenizer()(PROMPT, return_tensors="pt").input_ids
-    ours = decoding.FourBitModel()
+    tokenizer, ours = models.load_tokenizer(), decoding.FourBitModel()
+
+    def write(tokens: int) -> str:
+        return tokenizer.decode(ours.write(tokenizer(PROMPT, return_tensors="pt").input_ids, tokens)[0])
+
     for name, (packages, program) in ENGINES.items():
         command = [installed(packages), "-c", program, models.gguf_file(), PROMPT]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as engine:
@@ -73,6 +78,6 @@ def measured_lines() -> Iterator[str]:
 
             answer("ready")
             for tokens in NEW:
-                ratio = measure.paired_ratio(theirs(tokens), lambda tokens=tokens: ours.write(prompt, tokens))
-                yield f"{name} / our loop, {tokens} token{'s' * (tokens > 1):<2} {ratio}"
+                ratio = measure.paired_ratio(theirs(tokens), lambda tokens=tokens: write(tokens))
+                yield f"{name}: times as long as our loop for {tokens} token{'s' * (tokens > 1):<2} {ratio}"
             engine.stdin.close()

@@ -150,9 +150,10 @@ def lacks(way: str) -> str:
 
 
 def tensor_bytes(model: nn.Module | decoding.FourBitModel) -> int:
-    """Bytes of all weights, whatever holds them; a tied one counts once. Of the file's bits: what a token fetches."""
+    """Bytes of all weights, whatever holds them; a tied one counts once. The loop's copy for prompts counts, too."""
     if isinstance(model, decoding.FourBitModel):
-        return model.bytes_a_token
+        parts = [part for layer in model.layers for part in layer if isinstance(part, decoding.FourBits)]
+        return model.bytes_a_token + sum(part.dense.nbytes for part in [*parts, model.head])
     found = {id(tensor): _bytes(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     packed = [module.weight() for module in model.modules() if callable(getattr(module, "weight", None))]
     return sum(found.values()) + sum(weight.numel() * weight.element_size() for weight in packed)
@@ -181,8 +182,18 @@ def measured_lines() -> Iterator[str]:
             return lambda: model.write(prompt, NEW)
         return lambda: model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
 
-    def row(model: nn.Module) -> str:
-        growth = measure.perplexity(model, tokenizer, text).value / base - 1
+    def grown(model: nn.Module | decoding.FourBitModel) -> float:
+        if not isinstance(model, decoding.FourBitModel):
+            return measure.perplexity(model, tokenizer, text).value / base - 1
+        page, model.at = ids[:, :PREFILL], 0  # token by token, since a prompt does not read the four bits
+        steps = torch.cat([model.read(page[:, n : n + 1]) for n in range(PREFILL)], 1)
+        with torch.no_grad():
+            pair = steps, plain(page).logits
+        ours, theirs = (nn.functional.cross_entropy(logits[0, :-1].float(), page[0, 1:]) for logits in pair)
+        return float((ours - theirs).exp()) - 1
+
+    def row(model: nn.Module | decoding.FourBitModel) -> str:
+        growth = grown(model)
         ratios = [str(measure.paired_ratio(do(plain), do(model), pairs=5)) for do in (prefill, decode)]
         return f"{ratios[0]:<43} {ratios[1]:<43} {tensor_bytes(model) / base_bytes:>4.0%} {growth:>+11.1%}"
 
