@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tools import generated
-from utils import claims
+from utils import chapters, claims
 
 
 @pytest.fixture(autouse=True)
@@ -20,9 +20,14 @@ def shown(monkeypatch):
     return outputs
 
 
-def test_the_ledger_has_33_claims_in_order():
-    assert list(claims.ledger()) == [f"C{number:02d}" for number in range(1, 34)]
-    assert {claim.chapter for claim in claims.ledger().values()} <= {f"{n:02d}" for n in range(16)}
+def test_the_ledger_has_the_article_s_33_claims_and_then_those_of_reports_in_order():
+    article = [claim for claim in claims.ledger().values() if not claim.report]
+    reports = [claim for claim in claims.ledger().values() if claim.report]
+    assert [claim.id for claim in article] == [f"C{number:02d}" for number in range(1, 34)]
+    assert [claim.id for claim in reports] == [f"D{number:02d}" for number in range(1, len(reports) + 1)]
+    assert list(claims.ledger().values()) == article + reports
+    further = set(chapters.PARTS[chapters.FURTHER])
+    assert not further & {claim.chapter for claim in article} and {claim.chapter for claim in reports} <= further
 
 
 @pytest.mark.parametrize(
@@ -94,9 +99,10 @@ def test_text_in_a_card_is_escaped(shown):
     assert "1 &lt; 2 &amp; 3" in shown[0]["text/html"] and "<b>" not in shown[0]["text/html"]
 
 
-def test_an_unknown_claim_is_an_error():
-    with pytest.raises(claims.ClaimError, match=r"'C99'.*C01 to C33"):
-        claims.verdict("C99", holds=True, measured="1", because="x")
+@pytest.mark.parametrize(("unknown", "known"), [("C99", "C01 to C33"), ("D99", "D01 to D"), ("", "C01 to D")])
+def test_an_unknown_claim_is_an_error(unknown, known):
+    with pytest.raises(claims.ClaimError, match=f"'{unknown}'.*{known}"):
+        claims.verdict(unknown, holds=True, measured="1", because="x")
 
 
 @pytest.mark.parametrize("holds", ["yes", 1, 0.5])
@@ -142,4 +148,13 @@ def test_saved_verdicts_are_read_from_a_notebook(tmp_path, shown):
     nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path)
     (found,) = claims.saved_verdicts(path)
     assert (found.claim, found.verdict, found.measured, found.chapter) == ("C09", "refuted", "4.9 %", "01")
-    assert generated.tally([found]) == "1 of 33 claims are judged: **1 are refuted**."
+    article, reports = generated.tally([found]).split("\n\n")
+    assert article == "1 of 33 claims of the article are judged: **1 are refuted**."
+    assert reports.startswith("0 of ") and reports.endswith("claims of DeepSeek's reports are judged: none.")
+
+
+def test_families_are_told_apart_and_sorted():
+    found = [claims.Verdict(name, "text", "01", "holds", "1", "x") for name in ("D01", "C02", "C01")]
+    families = {family: [v.claim for v in verdicts] for family, verdicts in claims.by_family(found).items()}
+    assert families == {"C": ["C01", "C02"], "D": ["D01"]} and list(families) == list(claims.FAMILIES)
+    assert all(key[0] in claims.FAMILIES for key in claims.ledger())

@@ -59,7 +59,7 @@ def test_refresh_fills_every_generated_part_and_is_done_after_once(small_course)
     assert "[01 · Title 01](01_x.ipynb) ([in Colab](https://" in cell(small_course, "00_x.ipynb", 3).source
     assert "Back to the map" in cell(small_course, "01_x.ipynb", 3).source
     readme = (small_course / "README.md").read_text()
-    assert "[00 · Title 00](notebooks/00_x.ipynb) | Why 00?" in readme and "0 of 33 claims" in readme
+    assert "[00 · Title 00](notebooks/00_x.ipynb) | Why 00?" in readme and "0 of 33 claims of the article" in readme
     assert (small_course / generated.FIGURE).read_bytes().startswith(b"\x89PNG")
     assert generated.refresh() == []
 

@@ -127,10 +127,11 @@ def test_reading_time_does_not_count_the_block():
 
 def test_the_scoreboard_speaks_chinese_and_counts():
     table = languages.scoreboard(VERDICTS)
-    outcomes = re.findall(r"\*\*(成立|有条件成立|不成立)\*\*", table)
+    outcomes = re.findall(rf"\*\*({'|'.join(languages.OUTCOMES.values())})\*\*", table)
     assert len(outcomes) == len(VERDICTS)
     assert f"不成立 {sum(found.verdict == 'refuted' for found in VERDICTS)} 条" in table
     assert "holds" not in table and "refuted" not in table
+    assert table.index("文章的说法 |") < table.index("| C01 ") < table.index("报告的说法 |")
 
 
 def test_a_condition_without_chinese_leaves_its_outcome():

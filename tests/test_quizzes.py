@@ -151,8 +151,8 @@ def test_spaces_commas_and_capitals_do_not_matter(capsys: pytest.CaptureFixture[
         ("05", "a b c a b", "the quiz has 4 questions; got 5 letters, 'abcab'"),
         ("05", "a b z a", "question 3 has the options a, b, c; got 'z'"),
         ("05", "1 2 3 1", "question 1 has the options a, b, c; got '1'"),
-        ("16", "", "no quiz '16'; there are 00, 01,"),
-        ("16", "a", "no quiz '16'; there are 00, 01,"),
+        ("99", "", "no quiz '99'; there are 00, 01,"),
+        ("99", "a", "no quiz '99'; there are 00, 01,"),
         (5, "a b c a", "no quiz 5; there are 00, 01,"),
     ],
 )

@@ -51,6 +51,13 @@ def test_every_plan_fills_its_time_and_leaves_some_to_talk(day):
     assert talk >= 0.1 * day["minutes"]
 
 
+def test_no_plan_needs_the_part_for_further_study():
+    planned = {what for days in workshop.days().values() for what, _ in days["agenda"]}
+    assert {"00", "15"} <= planned and not planned & set(chapters.PARTS[chapters.FURTHER])
+    guide = (chapters.ROOT / "docs" / "workshop.md").read_text(encoding="utf-8")
+    assert f"{chapters.FURTHER} (further study) |" in guide and guide.count("(further study)") == 1
+
+
 def test_the_guide_has_a_place_for_every_table_and_the_readme_links_it():
     guide = (chapters.ROOT / "docs" / "workshop.md").read_text(encoding="utf-8")
     for name in ("parts", *workshop.tables(chapters.all_chapters(), RECORDED)):

@@ -160,6 +160,7 @@ def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[]
     there = _if_published("[Open chapter 00 in Colab]({}).", known[0].file)
     values = {"chapters": known, "parts": parts(), "measured": words, "chinese": languages.chinese()["chapters"]}
     values |= {"terms": languages.glossary(), "files": {chapter.number: chapter.file for chapter in known}}
+    values |= {"further": chapters.FURTHER}
     return {
         "README.md": lambda: {
             "map": chapters.course_map("notebooks/"),
@@ -178,12 +179,17 @@ def _pages(known: list[Chapter], notebooks: list[Path]) -> dict[str, Callable[[]
     }
 
 
-def tally(verdicts: Sequence[claims.Verdict]) -> str:
-    """How many claims hold, hold under a condition, and are refuted, in one line."""
+def tally(verdicts: Iterable[claims.Verdict]) -> str:
+    """How many claims hold, hold under a condition, and are refuted: a paragraph for each family of claims."""
+    return "\n\n".join(_tally(family, found) for family, found in claims.by_family(verdicts).items())
+
+
+def _tally(family: str, verdicts: Sequence[claims.Verdict]) -> str:
     words = {"holds": "hold", "refuted": "are refuted", "holds if": "hold under a condition"}
     kinds = Counter(words.get(re.sub("^holds if .*", "holds if", v.verdict), v.verdict) for v in verdicts)
     counts = ", ".join(f"**{count} {kind}**" for kind, count in kinds.most_common())
-    return f"{len(verdicts)} of {len(claims.ledger())} claims are judged: {counts or 'none'}."
+    known = sum(key[0] == family for key in claims.ledger())
+    return f"{len(verdicts)} of {known} claims of {claims.FAMILIES[family]} are judged: {counts or 'none'}."
 
 
 def parts() -> dict[str, list[Chapter]]:

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from tools.templates import SITE, rendered
-from utils.claims import Verdict, ledger
+from utils.claims import Verdict, by_family, ledger
 
 GLOSSARY = "../docs/glossary.md"  # as a chapter links to it
+SOURCES = {"C": "文章", "D": "DeepSeek 报告"}  # who claims it, see `claims.FAMILIES`
 OUTCOMES = {"holds": "成立", "holds if": "有条件成立", "refuted": "不成立", "cannot be told here": "此处无法判定"}
 
 
@@ -63,9 +64,9 @@ def block(number: str) -> str:
 
 
 def scoreboard(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts as a Markdown table in Chinese, and a line that counts them."""
-    tally = chinese_tally(verdicts)
-    return rendered("templates/verdicts.zh.md.j2", **chinese(), verdicts=verdicts, outcome=_outcome, tally=tally)
+    """The verdicts as Markdown tables in Chinese, one for each family of claims, and lines that count them."""
+    values = {"families": by_family(verdicts), "sources": SOURCES, "tally": chinese_tally(verdicts)}
+    return rendered("templates/verdicts.zh.md.j2", **chinese(), **values, outcome=_outcome)
 
 
 def _outcome(found: Verdict) -> str:
@@ -74,9 +75,13 @@ def _outcome(found: Verdict) -> str:
 
 
 def chinese_tally(verdicts: Sequence[Verdict]) -> str:
-    """How many claims have which verdict, in one line."""
+    """How many claims have which verdict: a paragraph for each family of claims."""
+    return "\n\n".join(_tally(family, found) for family, found in by_family(verdicts).items())
+
+
+def _tally(family: str, verdicts: Sequence[Verdict]) -> str:
     outcomes = Counter(map(_outcome, verdicts))
     counts = "，".join(f"{outcome} {outcomes[outcome]} 条" for outcome in OUTCOMES.values() if outcomes[outcome])
-    done = len(verdicts) == len(ledger())
-    judged = f"{len(ledger())} 条均已判定" if done else f"{len(ledger())} 条中 {len(verdicts)} 条已判定"
-    return f"{judged}：{counts}。"
+    known = sum(key[0] == family for key in ledger())
+    judged = f"{known} 条均已判定" if len(verdicts) == known else f"{known} 条中 {len(verdicts)} 条已判定"
+    return f"{SOURCES[family]}的说法，{judged}：{counts or '无'}。"

@@ -6,7 +6,7 @@ One module per idea. What chapters use:
 - `catalog`       the real DeepSeek models and their documented facts
 - `models`        the real language model and the tokenizers, cached for offline use
 - `decoding`      the language model on the four bits of its own file
-- `claims`        the ledger of 33 claims and the verdict cards
+- `claims`        the ledger of claims and the verdict cards
 - `exercises`     check, hint and solution; a quiz for each chapter; progress
 - `environment`   whether this machine is ready
 - `measure`       paired timing, peak memory, size on disk, perplexity

@@ -1,6 +1,6 @@
-"""The ledger of 33 claims, the one rule that judges them, and the cards that carry their verdicts.
+"""The ledger of claims, the one rule that judges them, and the cards that carry their verdicts.
 
-The rule:
+The article makes 33 claims, C01 to C33. Claims of DeepSeek's own reports begin with D. One rule is for all:
 
 1. A claim is read in the most favourable sense that its words allow. Where two readings are fair, both are judged.
 2. It is judged on cases. Each case is measured or counted, and says True, False, or None where this machine's
@@ -35,6 +35,7 @@ from utils.files import records
 VERDICT_MIME = "application/vnd.course.verdict+json"
 ABOUT = 0.10  # "about" and "an estimate" mean: within this share of the claimed number
 UNTOLD = "cannot be told here"
+FAMILIES = {"C": "the article", "D": "DeepSeek's reports"}  # who claims it, by the first letter of a claim's id
 SIGNS = {True: "✔", False: "✘", None: "?"}
 LOOKS = {"refuted": ("✘", "#D55E00"), "holds": ("✔", "#009E73"), UNTOLD: ("?", "#595959")}  # sign and colour of a card
 CONDITIONAL = ("◐", "#0072B2")
@@ -50,12 +51,13 @@ class ClaimError(CourseError, ValueError):
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the article: id ("C01"), its section ("1.2"), the chapter that judges it ("01"), what it says."""
+    """One claim: id ("C01"), section ("1.2"), judging chapter ("01"), wording; DeepSeek's report ("": the article)."""
 
     id: str
     section: str
     chapter: str
     claim: str
+    report: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,22 @@ class Verdict:
 
 @functools.cache
 def ledger() -> dict[str, Claim]:
-    """All 33 claims by id, in order."""
+    """All claims by id, in order: those of the article, then those of DeepSeek's reports."""
     return {record["id"]: Claim(**record) for record in records("claims.json")}
 
 
 def claim(claim_id: str) -> Claim:
     """The claim with this id. Raises `ClaimError` if the ledger has none."""
     if claim_id not in ledger():
-        raise ClaimError(f"no claim {claim_id!r}: the ledger runs from {min(ledger())} to {max(ledger())}")
+        known = [key for key in ledger() if key[0] == claim_id[:1]] or list(ledger())
+        raise ClaimError(f"no claim {claim_id!r}: the ledger runs from {known[0]} to {known[-1]}")
     return ledger()[claim_id]
+
+
+def by_family(verdicts: Iterable["Verdict"]) -> dict[str, list["Verdict"]]:
+    """Verdicts in the order of their claims, by the key of `FAMILIES`; each family is there."""
+    found = sorted(verdicts, key=lambda verdict: verdict.claim)
+    return {family: [v for v in found if v.claim[0] == family] for family in FAMILIES}
 
 
 def about(measured: float, claimed: float) -> bool:
@@ -138,7 +147,7 @@ def verdict(
     """Judge a claim by the rule of this module: draw its card and record the verdict with the cell's output.
 
     Args:
-        claim_id: "C01" to "C33".
+        claim_id: "C01" to "C33", or "D01" and so on.
         cases: what the claim is judged on; or, for a single case, `holds` and `measured` as in `Case`.
         because: one sentence that says why.
         condition: what tells cases that hold from those that do not ("the model is dense"). It shows only when the

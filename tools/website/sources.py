@@ -8,7 +8,7 @@ import nbformat
 from nbformat import NotebookNode, v4
 
 from tools import generated, pages
-from tools.templates import SITE, rendered
+from tools.templates import SITE, plain, rendered
 from utils import chapters, claims, exercises, files
 
 VARIANTS = ("blank", "filled")
@@ -61,6 +61,12 @@ def prints() -> dict[str, str]:
     return {"book": "The book: all chapters and the glossary"} | titles
 
 
+def _where(verdict: claims.Verdict) -> str:
+    """The column that says where a claim of a report stands; nothing for the article's."""
+    known = claims.claim(verdict.claim)
+    return plain(f"{known.report}, section {known.section}") + " | " if known.report else ""
+
+
 def write_sources(folder: Path, pdf: Collection[str] = (), language: str = "en") -> None:
     """Write the notebooks and pages for Sphinx; what has not changed keeps its time, and what has left is removed.
 
@@ -80,8 +86,9 @@ def write_sources(folder: Path, pdf: Collection[str] = (), language: str = "en")
         "decks": decks(),
         "variants": VARIANTS,
         "pdf": pdf,
-        "counts": generated.tally(verdicts),
-        "verdicts": sorted(verdicts, key=lambda verdict: verdict.claim),
+        "counts": " ".join(generated.tally(verdicts).split("\n\n")),
+        "families": claims.by_family(verdicts),
+        "where": _where,
     }
     written = {Path(page.name): rendered(f"pages/{page.name}", **values) for page in (SITE / "pages").glob("*.md")}
     for path in chapters.notebook_paths():
