@@ -35,6 +35,7 @@ EQUIVALENT = {
         "return ((out // ranks, inp), (out, inp / ranks))",
     },
     "12.2": {"return head // (heads / key_heads)"},  # a whole number all the same
+    "17.5": {"return (-level if x <= 0 else level) * scale"},  # minus zero is zero
 }
 STEPS = 20_000  # lines that a variant may run; one that never ends is cut off there
 
