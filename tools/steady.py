@@ -72,7 +72,7 @@ def markdown(table: Mapping[str, Mapping[str, str]]) -> str:
     rows = [f"| claim | {' | '.join(names)} |", f"|{'---|' * (len(names) + 1)}"]
     for claim in _claims(table):
         first, *others = (table[name].get(claim, "–") for name in names)
-        cells = [first, *("the same" if word == first else word for word in others)]
+        cells = [first, *("the same" if word == first != "–" else word for word in others)]
         rows.append(f"| {claim} | {' | '.join(cells)} |")
     return "\n".join(rows)
 
