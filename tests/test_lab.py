@@ -116,6 +116,7 @@ def test_the_chapters_kernel_is_this_python_s_whatever_has_its_name(lab):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_it_without_a_question_and_the_layout_is_the_learner_s_from_then_on(lab):
+    lab.get("/api/contents")  # it has started
     [layout] = (lab.folder / "build" / "lab").glob("default*")
     assert json.loads(layout.read_text())["data"]["layout-restorer:data"]["left"]["current"] == TOC
     layout.write_text(json.dumps({"data": {"mine": 1}, "metadata": {"id": "default"}}))
