@@ -73,6 +73,7 @@ def start(folder: Path, *options: str, **variables: str) -> Server:
 
 
 def end(server: Server) -> None:
+    server.get("/api/contents")  # its loop runs: a signal before that would be lost
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(60) == 0
 
