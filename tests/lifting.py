@@ -1,11 +1,20 @@
 """Take functions and classes out of a committed notebook, so that a test can try what a learner reads."""
 
 import ast
+from pathlib import Path
 from typing import Any
 
 import nbformat
 
 from utils import chapters
+
+
+def notebook_path(number: str) -> Path:
+    """The notebook of a chapter, such as "03". Raises LookupError if there is none."""
+    path = next((path for path in chapters.notebook_paths() if path.name.startswith(number)), None)
+    if path is None:
+        raise LookupError(f"no notebook's name begins with {number!r}")
+    return path
 
 
 def lift(number: str, *names: str) -> Any:
@@ -21,9 +30,7 @@ def lift(number: str, *names: str) -> Any:
     Raises:
         LookupError: there is no such notebook, or it does not define a name.
     """
-    path = next((path for path in chapters.notebook_paths() if path.name.startswith(number)), None)
-    if path is None:
-        raise LookupError(f"no notebook's name begins with {number!r}")
+    path = notebook_path(number)
     cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     # The set-up cell alone has lines for IPython; it defines nothing.
     sources = [source for source in cells if not any(line.lstrip()[:1] in ("%", "!") for line in source.splitlines())]

@@ -1,10 +1,11 @@
 """Chapter 00 states the rule of judgement as `utils.claims` applies it."""
 
 import nbformat
+from lifting import notebook_path
 
-from utils import catalog, chapters, claims, measure
+from utils import catalog, claims, measure
 
-NOTEBOOK = nbformat.read(next(path for path in chapters.notebook_paths() if path.name.startswith("00")), as_version=4)
+NOTEBOOK = nbformat.read(notebook_path("00"), as_version=4)
 PROSE = "\n".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
 PRINTED = "\n".join(
     output.get("text", "") for cell in NOTEBOOK.cells if cell.cell_type == "code" for output in cell.outputs

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lifting import lift
+from lifting import lift, notebook_path
 from torch.utils.flop_counter import FlopCounterMode
 
-from utils import architecture, catalog, chapters, claims
+from utils import architecture, catalog, claims
 
 SHAPES = catalog.distinct_shapes()
 COUNTED = [model for model in SHAPES if model.exact_total]
@@ -22,8 +22,7 @@ SIZES = st.integers(2, 12)  # einsum multiplies along sides of length 1 without 
 @functools.cache
 def judged() -> dict[str, claims.Verdict]:
     """The chapter's saved verdicts, by claim."""
-    path = next(path for path in chapters.notebook_paths() if path.name.startswith("01"))
-    return {found.claim: found for found in claims.saved_verdicts(path)}
+    return {found.claim: found for found in claims.saved_verdicts(notebook_path("01"))}
 
 
 def outcomes(claim_id: str) -> list[bool | None]:

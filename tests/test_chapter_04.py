@@ -7,11 +7,11 @@ import torch
 from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lifting import lift
+from lifting import lift, notebook_path
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from tools import pretrain
-from utils import chapters, claims
+from utils import claims
 
 keep_top, sparse = lift("04", "keep_top", "sparse")
 swiglu, masked, picked, block = lift("04", "swiglu", "masked", "picked", "block")
@@ -188,8 +188,7 @@ def test_a_case_of_c14_needs_both_halves(quality: bool, clock: list, verdict: bo
 
 
 def test_no_case_of_the_real_model_supports_c14():
-    path = next(path for path in chapters.notebook_paths() if path.name.startswith("04"))
-    found = claims.saved_verdicts(path)[0]
+    found = claims.saved_verdicts(notebook_path("04"))[0]
     real = [case for case in found.cases if case["name"].startswith("SmolLM2")]
     assert found.claim == "C14" and found.verdict != "holds"
     assert len(real) == 2 and not any(case["holds"] for case in real)

@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lifting import _is_definition, lift
+from lifting import _is_definition, lift, notebook_path
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRotaryEmbedding
 
-from utils import chapters, launch, models
+from utils import launch, models
 
 cut, swiglu_in_pieces, attention_in_pieces, check_ranks = lift(
     "08", "cut", "swiglu_in_pieces", "attention_in_pieces", "check_ranks"
@@ -129,8 +129,7 @@ def test_the_librarys_plan_for_v3_leaves_the_attention_whole():
 @pytest.fixture(scope="module")
 def chapter(tmp_path_factory) -> ModuleType:
     """The chapter's definitions as a module with source, so that its workers can be started."""
-    path = next(path for path in chapters.notebook_paths() if path.name.startswith("08"))
-    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    cells = [cell.source for cell in nbformat.read(notebook_path("08"), as_version=4).cells if cell.cell_type == "code"]
     kept = [
         ast.get_source_segment(source, node)
         for source in cells

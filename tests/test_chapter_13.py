@@ -7,11 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lifting import lift
+from lifting import lift, notebook_path
 from tiny_v3 import TINY_V3
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
-from utils import architecture, chapters, claims
+from utils import architecture, claims
 
 chosen_experts, parameters_used = lift("13", "chosen_experts", "parameters_used")
 first_layers, fit_shortcut, first_exit, self_speculate, speed_up = lift(
@@ -244,8 +244,7 @@ def test_difficulty_decides_only_where_much_is_written_small_at_little_cost(shar
 
 
 def test_c32_is_measured_on_both_sides_of_its_condition():
-    path = next(path for path in chapters.notebook_paths() if path.name.startswith("13"))
-    found = claims.saved_verdicts(path)[0]
+    found = claims.saved_verdicts(notebook_path("13"))[0]
     assert found.verdict.startswith("holds if ")
     by_length = [case["holds"] for case in found.cases if "length" in case["name"]]
     trained = [case["holds"] for case in found.cases if "trained" in case["name"]]

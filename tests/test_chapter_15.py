@@ -6,8 +6,9 @@ from typing import Any
 
 import nbformat
 import pytest
+from lifting import notebook_path
 
-from utils import architecture, catalog, chapters
+from utils import architecture, catalog
 from utils.errors import InputError
 from utils.exercises import NotYet, _commissions, check, get
 from utils.exercises._commissions import FIELDS, Commission, splits
@@ -15,8 +16,7 @@ from utils.planner import plan
 
 IDS = ("15.3", "15.4", "15.5")
 by_id = pytest.mark.parametrize("key", IDS)
-NOTEBOOK = next(path for path in chapters.notebook_paths() if path.name.startswith("15"))
-CELLS = nbformat.read(NOTEBOOK, as_version=4).cells
+CELLS = nbformat.read(notebook_path("15"), as_version=4).cells
 
 
 def asked(key: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lifting import lift
+from lifting import lift, notebook_path
 from torch import nn
 from transformers import DeepseekV4Config
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
@@ -17,7 +17,7 @@ from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
     DeepseekV4TopKRouter,
 )
 
-from utils import chapters, claims
+from utils import claims
 
 gains, sinkhorn, HyperConnection, StreamHead, connect = lift(
     "17", "gains", "sinkhorn", "HyperConnection", "StreamHead", "connect"
@@ -337,8 +337,7 @@ def test_the_cost_of_a_change_leaves_the_model_as_it_was():
 
 
 def test_the_verdicts_are_those_of_the_saved_run():
-    path = next(path for path in chapters.notebook_paths() if path.name.startswith("17"))
-    found = {verdict.claim: verdict for verdict in claims.saved_verdicts(path)}
+    found = {verdict.claim: verdict for verdict in claims.saved_verdicts(notebook_path("17"))}
     words = {claim: verdict.verdict.split(" if ")[0] for claim, verdict in found.items()}
     assert words == {
         "D06": "holds", "D07": "holds", "D08": claims.UNTOLD, "D09": "holds", "D10": "holds", "D11": "holds",

@@ -144,9 +144,14 @@ class FourBitModel:
         self.config, self.device = SimpleNamespace(max_position_embeddings=length), torch.device("cpu")
 
     @property
+    def products(self) -> list[FourBits]:
+        """All that a token is multiplied by, in order; the head is the last."""
+        return [part for layer in self.layers for part in layer if isinstance(part, FourBits)] + [self.head]
+
+    @property
     def bytes_a_token(self) -> int:
         """Bytes of weights that decoding fetches for a token."""
-        return self.head.nbytes + sum(part.nbytes for layer in self.layers for part in layer if hasattr(part, "halves"))
+        return sum(product.nbytes for product in self.products)
 
     def __call__(self, input_ids: torch.Tensor) -> SimpleNamespace:
         """Logits of a text from its start, as transformers' models give them: (batch, tokens, vocabulary)."""

@@ -6,11 +6,12 @@ Both sides begin with the text of the prompt, end with the text of the answer, a
 the way between two processes in it.
 """
 
+import functools
 import os
 import subprocess
 import sys
 import venv
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from utils import decoding, measure, models
@@ -49,6 +50,19 @@ def installed(packages: tuple[str, ...]) -> Path:
     return python
 
 
+def wait_for(word: str, engine: subprocess.Popen) -> None:
+    """Read what the engine prints up to a line of this word. Raises RuntimeError if it ends before."""
+    while (line := engine.stdout.readline()).strip() != word:
+        if not line:
+            raise RuntimeError("the engine has ended")
+
+
+def let_write(engine: subprocess.Popen, tokens: int) -> None:
+    """Let the engine write so many tokens, and wait for them."""
+    print(tokens, file=engine.stdin, flush=True)
+    wait_for("done", engine)
+
+
 def measured_lines() -> Iterator[str]:
     """Time to the first token, and to all, of each engine against our loop."""
     if os.environ.get("ENGINES") != "1":
@@ -62,22 +76,10 @@ def measured_lines() -> Iterator[str]:
     for name, (packages, program) in ENGINES.items():
         command = [installed(packages), "-c", program, models.gguf_file(), PROMPT]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as engine:
-
-            def answer(expected: str, engine: subprocess.Popen = engine) -> None:
-                while (line := engine.stdout.readline()) and line.strip() != expected:
-                    pass  # what an engine says beside
-                if not line:
-                    raise RuntimeError("the engine has ended")
-
-            def theirs(tokens: int, engine: subprocess.Popen = engine) -> Callable[[], None]:
-                def write() -> None:
-                    print(tokens, file=engine.stdin, flush=True)
-                    answer("done")
-
-                return write
-
-            answer("ready")
+            wait_for("ready", engine)
             for tokens in NEW:
-                ratio = measure.paired_ratio(theirs(tokens), lambda tokens=tokens: write(tokens))
+                ratio = measure.paired_ratio(
+                    functools.partial(let_write, engine, tokens), functools.partial(write, tokens)
+                )
                 yield f"{name}: times as long as our loop for {tokens} token{'s' * (tokens > 1):<2} {ratio}"
             engine.stdin.close()

@@ -152,8 +152,7 @@ def lacks(way: str) -> str:
 def tensor_bytes(model: nn.Module | decoding.FourBitModel) -> int:
     """Bytes of all weights, whatever holds them; a tied one counts once. The loop's copy for prompts counts, too."""
     if isinstance(model, decoding.FourBitModel):
-        parts = [part for layer in model.layers for part in layer if isinstance(part, decoding.FourBits)]
-        return model.bytes_a_token + sum(part.dense.nbytes for part in [*parts, model.head])
+        return model.bytes_a_token + sum(product.dense.nbytes for product in model.products)
     found = {id(tensor): _bytes(tensor) for tensor in [*model.parameters(), *model.buffers()]}
     packed = [module.weight() for module in model.modules() if callable(getattr(module, "weight", None))]
     return sum(found.values()) + sum(weight.numel() * weight.element_size() for weight in packed)
