@@ -44,13 +44,20 @@ EXERCISES = (
                 "The ReLU comes before the weight: a head may count against a place, with a negative weight.",
             ),
             Mistake(
+                lambda queries, key, weights: sum(
+                    w * sum(max(0, a * b) for a, b in zip(q, key, strict=True))
+                    for w, q in zip(weights, queries, strict=True)
+                ),
+                "The ReLU comes after the sum of a dot product: cut the product of a whole head, not each component.",
+            ),
+            Mistake(
                 lambda queries, key, weights: sum(max(0, d) for d in _dots(queries, key)),
                 "Each head's result still has to be multiplied by its weight.",
             ),
         ),
         probes=(
             ([[1.0, 2.0], [3.0, -1.0], [-2.0, 0.5]], [1.0, 1.5], [0.5, -1.0, 2.0]),
-            ([[2.0, 1.0, 0.0], [-1.0, -1.0, 4.0]], [1.0, 2.0, -1.0], [-0.5, 3.0]),
+            ([[2.0, 1.0, 1.0], [-1.0, -1.0, 4.0]], [1.0, 2.0, -1.0], [-0.5, 3.0]),
         ),
     ),
     Exercise(
@@ -110,6 +117,14 @@ EXERCISES = (
                 "That leaves the query's own place out: after place t, t + 1 tokens are there.",
             ),
             Mistake(
+                lambda t, m, w: (t + 1) % m,
+                "Those are all open tokens. The window shows the newest w of them.",
+            ),
+            Mistake(
+                lambda t, m, w: max(0, m - 1 - w),
+                "That is the worst query of a block. Here it depends on t.",
+            ),
+            Mistake(
                 lambda t, m, w: (t + 1) % m - w,
                 "A hole cannot be negative: where the window covers all open tokens, it is 0.",
             ),
@@ -141,6 +156,10 @@ EXERCISES = (
             Mistake(
                 lambda scores, sink: 1.0,
                 "That is a softmax without a sink. Here a part of the weight goes to the sink and is thrown away.",
+            ),
+            Mistake(
+                lambda scores, sink: sum(scores) / (sum(scores) + sink),
+                "Scores are logits: each enters as math.exp(score).",
             ),
             Mistake(
                 lambda scores, sink: math.exp(sink) / (sum(map(math.exp, scores)) + math.exp(sink)),

@@ -48,6 +48,7 @@ EXERCISES = (
             Mistake(20, "One of reading and writing is missing: A and C have a number for each stream each."),
             Mistake(12, "B mixes each stream into each: it is a square of 4 × 4."),
             Mistake(8, "Those are A and C. B is missing."),
+            Mistake(3, "Those are three matrices. How many numbers has each?"),
         ),
     ),
     Exercise(
@@ -66,6 +67,13 @@ EXERCISES = (
         mistakes=(
             Mistake(_rows, "Those are the rows. Their columns have to be divided as well."),
             Mistake(lambda matrix: _rows(_columns(matrix)), "The rows come first, then the columns."),
+            Mistake(
+                lambda matrix: [
+                    [entry / total for entry, total in zip(row, map(sum, zip(*matrix, strict=True)), strict=True)]
+                    for row in _rows(matrix)
+                ],
+                "The columns' sums have to be taken after the rows were divided.",
+            ),
             Mistake(_columns, "The columns come last. Before that, divide each row by its sum."),
             Mistake(
                 lambda matrix: [
@@ -102,6 +110,10 @@ EXERCISES = (
             Mistake(
                 lambda first, second: _gain([*zip(*_product(second, first), strict=True)]),
                 "Those are column sums, the gain of the way back.",
+            ),
+            Mistake(
+                lambda first, second: max(sum(map(abs, row)) for row in _product(second, first)),
+                "Add up the row first, and take the absolute value of the sum.",
             ),
             Mistake(
                 lambda first, second: max(sum(row) for row in _product(second, first)),
@@ -157,6 +169,18 @@ EXERCISES = (
                 lambda x, scale: _sign(x) * min(6, round(2 * abs(x) / scale) / 2) * scale,
                 "The levels are not evenly spaced: above 2 there are only 3, 4 and 6.",
             ),
+            Mistake(
+                lambda x, scale: _sign(x) * min(_LEVELS[::-1], key=lambda level: abs(level - abs(x) / scale)) * scale,
+                "A tie goes to the smaller magnitude: 5 lies between 4 and 6, and becomes 4.",
+            ),
+            Mistake(
+                lambda x, scale: x if abs(x) / scale > 6 else _sign(x) * _nearest(abs(x) / scale) * scale,
+                "What is too large becomes 6 times the scale.",
+            ),
+            Mistake(
+                lambda x, scale: _sign(x) * max(level for level in _LEVELS if level <= abs(x) / scale) * scale,
+                "That always rounds down. Take the nearest.",
+            ),
             Mistake(lambda x, scale: _nearest(abs(x) / scale) * scale, "The sign got lost."),
             Mistake(
                 lambda x, scale: _sign(x) * _nearest(abs(x) / scale),
@@ -205,8 +229,8 @@ QUIZ = (
             ("Nothing at all about them", "If no entry is negative, each map multiplies the bound by 1.05."),
             ("They are at most 1.05 too", "Growth multiplies. Only with row sums of exactly 1 the bound stays."),
             (
-                "At most 131, if no entry is negative",
-                "Growth multiplies: 1.05 a hundred times is about 131. A harmless map, repeated, is not harmless.",
+                "At most 132, if no entry is negative",
+                "Growth multiplies: 1.05 a hundred times is nearly 132. A harmless map, repeated, is not harmless.",
             ),
         ),
         right="c",
