@@ -14,7 +14,7 @@ from utils.exercises import NotYet, _commissions, check, get
 from utils.exercises._commissions import FIELDS, Commission, splits
 from utils.planner import plan
 
-IDS = ("15.3", "15.4", "15.5")
+IDS = ("15.3", "15.4", "15.5", "15.6")
 by_id = pytest.mark.parametrize("key", IDS)
 CELLS = nbformat.read(notebook_path("15"), as_version=4).cells
 
@@ -137,6 +137,9 @@ def test_models_and_cards_of_right_answers_differ() -> None:
         ("15.5", "DeepSeek-V3.2", "published", "16xH20", "pipeline 16", 40),
         ("15.5", "DeepSeek-R1-0528", "fp8", "8 x H200", "Pipeline 4 x Data 2", 41),
         ("15.5", "deepseek-ai/DeepSeek-V3.1", "published", "16xH100", "pipeline 8 x tensor 2", 40),
+        ("15.6", "DeepSeek-V4-Pro", "published", "8xH200", "pipeline 8", 16),
+        ("15.6", "DeepSeek-V4-Flash", "float8", "4xH200", "pipeline 2 x tensor 2", 16),
+        ("15.6", "DeepSeek-V4-Flash", "published", "8xH100", "pipeline 4 x data 2", 16),
     ):
         assert is_right(key, deployment(*parts)), parts
 
@@ -149,7 +152,8 @@ def test_nothing_is_cheaper_than_the_cheapest(key: str) -> None:
     for card, n in itertools.product(request.cards, request.counts):
         if n * request.cards[card] >= cheapest:
             continue
-        for model, precision in itertools.product(request.models, request.precisions):
+        models = [m for m in request.models if catalog.get(m).config["max_position_embeddings"] >= request.context]
+        for model, precision in itertools.product(models, request.precisions):
             for batch in (request.users,) if request.users else itertools.count(1):
                 tried += 1
                 if not plan(model, f"{n}x{card}", precision, request.context, batch).fits:
@@ -236,6 +240,7 @@ def test_every_hint_is_given_to_somebody() -> None:
         ("15.3", {"batch": 11}, "batch: 11 at a time, 12 ask at the same time"),
         ("15.3", {"batch": ..., "split": ...}, "Still open: split, batch."),
         ("15.3", {"cards": 2}, "got 'cards' as well"),
+        ("15.6", {"model": "DeepSeek-V3.2"}, "reads 163,840 tokens at most, 1,000,000 are asked"),
     ],
 )
 def test_what_cannot_be_judged_is_named(key: str, changes: dict[str, Any], words: str) -> None:

@@ -312,7 +312,7 @@ def test_the_published_shares_come_out():
         name: [round(count(name) / count("V3.2"), 3) for count in (chapter.plain, chapter.by_format, chapter.stored)]
         for name in ("V4-Pro", "V4-Flash")
     }
-    assert found == {"V4-Pro": [0.263, 0.266, 0.105], "V4-Flash": [0.121, 0.1, 0.073]}
+    assert found == {"V4-Pro": [0.264, 0.266, 0.105], "V4-Flash": [0.122, 0.1, 0.073]}
 
 
 def test_the_table_of_benchmarks_is_counted():

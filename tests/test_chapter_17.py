@@ -18,6 +18,7 @@ from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
 )
 
 from utils import claims
+from utils.exercises import NotYet, check
 
 gains, sinkhorn, HyperConnection, StreamHead, connect = lift(
     "17", "gains", "sinkhorn", "HyperConnection", "StreamHead", "connect"
@@ -54,6 +55,20 @@ def test_sinkhorn_makes_rows_and_columns_sum_to_1(seed: int, n: int, size: float
 def test_one_round_divides_rows_and_then_columns():
     rows = torch.tensor([[0.25, 0.75], [0.5, 0.5]])
     torch.testing.assert_close(sinkhorn(torch.tensor([[1.0, 3.0], [1.0, 1.0]]), 1), rows / rows.sum(0))
+
+
+@pytest.mark.parametrize(("epsilon", "right"), [(0.0, True), (1e-6, True), (1e-3, False)])
+def test_a_round_with_v4s_epsilon_is_right_and_one_that_shows_is_not(epsilon: float, right: bool):
+    def one_round(matrix):
+        rows = [[entry / (sum(row) + epsilon) for entry in row] for row in matrix]
+        sums = [sum(column) + epsilon for column in zip(*rows, strict=True)]
+        return [[entry / total for entry, total in zip(row, sums, strict=True)] for row in rows]
+
+    if right:
+        check("17.2", one_round)
+    else:
+        with pytest.raises(NotYet):
+            check("17.2", one_round)
 
 
 def test_a_matrix_that_is_doubly_stochastic_stays_as_it_is():

@@ -117,10 +117,11 @@ def kv_cache_bytes(config: Any, tokens: int, batch: int = 1, dtype: Any = "bfloa
 def flops_per_token(config: Any, context: int, absorbed: bool = True) -> FlopCount:
     """FLOPs to decode one token when the cache holds `context` tokens, so that context + 1 are attended.
 
-    Matrix products only; the embedding lookup is free. For MLA in V2 and V3 there are two equivalent ways. Absorbed, as
-    serving kernels do it: attention runs on the cached latents. Not absorbed, as transformers does it: every latent is
-    turned into keys and values again. V3.2 and V4 get what they ask for: the indexer scores all, attention covers the
-    `index_topk` best, in V3.2 absorbed. transformers computes all scores, masks them, and expands V3.2's latents.
+    Matrix products only, an indexer's sum over its heads among them; the embedding lookup is free. For MLA in V2 and V3
+    there are two equivalent ways. Absorbed, as serving kernels do it: attention runs on the cached latents. Not
+    absorbed, as transformers does it: every latent is turned into keys and values again. V3.2 and V4 get what they ask
+    for: the indexer scores all, attention covers the `index_topk` best, in V3.2 absorbed. transformers computes all
+    scores, masks them, and expands V3.2's latents.
 
     Raises:
         InputError: also for a context below 0.
@@ -208,15 +209,18 @@ def _attention(c: Shape, kind: str) -> Attention:
         latent = Attention(c.rc + c.dr, c.H * (2 * c.rc + c.dr), expanded=c.H * (c.dn + c.dr + c.dv))
         if c.model_type not in DSA:
             return replace(latent, expansion=c.rc * c.H * (c.dn + c.dv))
-        own = {} if kind == REUSED else {"index_width": c.di, "index_pair": c.Hi * (c.di + 1)}  # + 1: the sum of heads
-        return replace(latent, window=0, rate=1, selected=c.index_topk, **own)
+        return replace(latent, window=0, rate=1, selected=c.index_topk, **({} if kind == REUSED else _indexer(c)))
     window = math.inf if kind == FULL else c.sliding_window
     if c.model_type in GQA:
         return Attention(2 * c.K * c.d, 2 * c.H * c.d, window)
     shared = Attention(c.d, 2 * c.H * c.d, window, rate=0 if kind == WINDOW else c.compress_rates[kind])
     if kind != CSA:
         return shared
-    return replace(shared, selected=c.index_topk, index_width=c.di, index_pair=c.Hi * c.di, overlap=True)
+    return replace(shared, selected=c.index_topk, overlap=True, **_indexer(c))
+
+
+def _indexer(c: Shape) -> dict[str, int]:
+    return {"index_width": c.di, "index_pair": c.Hi * (c.di + 1)}  # + 1: the weighted sum over its heads
 
 
 def cache_bytes(c: Shape, layer: Attention, entries: tuple[int, int], dtype: Any, batch: int = 1) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from utils import catalog, planner
+from utils import catalog, planner, shapes
 from utils.errors import CourseError
 from utils.exercises import Exercise, Judgement, _answers
 
@@ -25,7 +25,11 @@ MOST = 4096  # the largest batch that is judged
 # What is told about the traps, after the numbers of the case.
 PHANTOM = "The name comes from an article; no model of that size exists (chapter 06)."
 FUSED = "The experts are stored fused, and bitsandbytes leaves them in 16 bits without a word (chapter 06)."
-LATENT = "A tensor split cuts heads, and MLA's latent belongs to all of them: every card keeps it whole (chapter 08)."
+LATENT = (
+    "A tensor split cuts heads. MLA's latent and V4's one entry belong to all of them: every card keeps them whole "
+    "(chapter 08)."
+)
+REACH = "A model reads no further than its positions reach, however few places it looks at (chapter 16)."
 SPLIT = "Another split of the same cards leaves room on each."
 HEADS = "Plain multi-head attention keeps keys and values of every head (chapter 01). Others keep far less."
 CACHE = "Fewer bits for the weights, larger cards, or more of them make room for it."
@@ -141,7 +145,7 @@ class Commission(Exercise):
         All models, precisions, cards, numbers of cards and splits of the request, with its `batches`.
         """
         r = self.request
-        models = [m.name for m in catalog.distinct_shapes(map(catalog.get, r.models))]
+        models = [m.name for m in catalog.distinct_shapes(map(catalog.get, r.models)) if self._reads(m.name)]
         offers = sorted((n * price, n, card) for card, price in r.cards.items() for n in r.counts)
         least = {}  # bytes of weights and cache, which all cards together must hold
         for model, precision in itertools.product(models, r.precisions):
@@ -187,6 +191,9 @@ class Commission(Exercise):
             raise _Refused(f"model: there is no {given!r}. {told}") from None
         if model not in r.models:
             raise _Refused(f"model: {model} was not tried. {_either(r.models)} can be used.")
+        if not self._reads(model):
+            limit = catalog.get(model).config["max_position_embeddings"]
+            raise _Refused(f"model: {model} reads {limit:,} tokens at most, {r.context:,} are asked. {REACH}")
         said = re.match(r"-?\d+", hardware)
         if said and int(said[0]) not in r.counts:  # before planning: with thousands of cards, that takes long
             raise _Refused(f"hardware: {_either(map(str, r.counts))} of a card can be rented; got {hardware!r}.")
@@ -228,6 +235,10 @@ class Commission(Exercise):
         hardware, split, batch = (deployment[name] for name in ("hardware", "split", "batch"))
         r = self.request
         return planner.plan(model, hardware, precision, r.context, batch, answer=r.answer, split=split, price=1)
+
+    def _reads(self, model: str) -> bool:
+        """Whether the model's positions reach as far as a conversation."""
+        return self.request.context <= catalog.get(model).config["max_position_embeddings"]
 
     def _fused(self, made: planner.Plan) -> bool:
         """Whether experts stay in 16 bits although 8 are asked for."""
@@ -282,7 +293,7 @@ class Commission(Exercise):
         config, ways = catalog.get(made.model).config, {"pipeline": 1, "data": 1, "tensor": 1} | _ways(made.split)
         deployment = {"hardware": made.hardware, "split": made.split, "batch": made.batch}
         share = made.cache / (ways["pipeline"] * ways["data"])  # of the cache, on a card that cuts no heads
-        latent = bool(config.get("kv_lora_rank"))
+        latent = config["model_type"] not in shapes.GQA  # one entry for all heads
         if self._fused(made) and (planned := self._plan(made.model, "int8", deployment)).fits:
             return f"The weights take {_gb(made.weights)}, not {_gb(planned.weights)}. {FUSED}"
         if latent and made.fullest - share * (1 - 1 / ways["tensor"]) <= made.room:

@@ -1,4 +1,4 @@
-"""Exercises of chapter 15: the roofline, the batch at which it turns, and three commissions."""
+"""Exercises of chapter 15: the roofline, the batch at which it turns, and four commissions."""
 
 import math
 
@@ -181,6 +181,39 @@ EXERCISES = (
             each_token=0.05,
             budget=42.0,
             users=40,
+        ),
+    ),
+    Commission(
+        id="15.6",
+        level=3,
+        minutes=12,
+        hints=(
+            "How far does each model read? Then: how much cache does a conversation keep (plan(...).cache / batch)?",
+            "The entry of V4 serves all heads, as MLA's latent does. Which split cuts it?",
+            "A prompt of a million tokens is arithmetic. Which cards have it, and which split shares one prompt?",
+        ),
+        solution=_ANSWER.format(**_deployment("DeepSeek-V4-Flash", "published", "4xH100", "pipeline 4", 16)),
+        after="A million tokens of V4-Flash are 7 GB in 16 bits; V3's kind of cache would take ten times that. What is "
+        "left to pay for is the reading.",
+        mistakes=(
+            Mistake(_deployment("DeepSeek-V3.2", "published", "8xB200", "pipeline 8", 16), _commissions.REACH),
+            Mistake(_deployment("DeepSeek-V4-Flash", "published", "4xH200", "tensor 4", 16), _commissions.LATENT),
+            Mistake(_deployment("DeepSeek-V4-Flash", "published", "8xH100", "data 8", 16), _commissions.GROUPS),
+            Mistake(_deployment("DeepSeek-V4-Flash", "published", "8xH20", "pipeline 8", 16), _commissions.PREFILL),
+            Mistake(_deployment("DeepSeek-V4-Pro", "published", "8xH100", "pipeline 8", 16), _commissions.WEIGHTS),
+            Mistake(_deployment("DeepSeek-V4-Flash", "published", "8xB200", "pipeline 8", 16), _commissions.DEAR),
+        ),
+        request=Request(
+            models=("DeepSeek-V3.2", "DeepSeek-V4-Flash", "DeepSeek-V4-Pro"),
+            precisions=("published", "float8", "bfloat16"),
+            cards={"H20": 1.6, "H100": 2.5, "H200": 3.5, "B200": 6.0},
+            counts=(4, 8, 16),
+            context=1_000_000,
+            answer=2000,
+            first_token=20,
+            each_token=0.03,
+            budget=30.0,
+            users=16,
         ),
     ),
 )
