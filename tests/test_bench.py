@@ -1,12 +1,17 @@
 """`make bench`: its topics, and that the forms it compares give the same result. Nothing here is timed."""
 
+import inspect
 import sys
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from tools import bench, choices
-from tools.bench import attention, engines, training
+from tools.bench import attention, engines, gpu, training
+
+TINY = {"model_type": "llama", "vocab_size": 500, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
 
 
 def test_every_topic_has_lines():
@@ -59,3 +64,17 @@ def test_an_engine_answers_each_number_of_tokens_and_one_that_ends_is_told(monke
     monkeypatch.setattr(engines, "ENGINES", {"an engine": ((), "print('ready')")})
     with pytest.raises((RuntimeError, BrokenPipeError)):
         list(engines.measured_lines())
+
+
+def test_the_bare_step_on_a_gpu_writes_what_the_library_writes():
+    config = AutoConfig.for_model(**TINY)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    once = gpu.step(model, batch=3)
+    past = inspect.getclosurevars(inspect.unwrap(once)).nonlocals["past"]  # (layers, 2, batch, heads, CONTEXT, size)
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(past):
+        cache.update(keys[:, :, :-1], values[:, :, :-1], layer)
+    with torch.no_grad():
+        right = model(torch.arange(3)[:, None], past_key_values=cache).logits.argmax(-1)
+    assert torch.equal(once(), right) and right.unique().numel() > 1

@@ -210,6 +210,32 @@ def test_measured_memory_of_plain_code():
     assert (round(min(ratios), 2), round(max(ratios), 2)) == planner.AGAINST_MEASURED
 
 
+CARD = deployments.measured_on_a_card()
+
+
+def test_peaks_measured_on_a_card_are_the_server_s_plan_and_the_logits():
+    rows = [row for row in CARD["memory"] if row.get("attention") == "sdpa"]
+    assert len(rows) == 18 and {row["model"] for row in rows} >= {"deepseek-llm-7b-base", "DeepSeek-V2-Lite"}
+    for row in rows:
+        need = planner.plan(row["model"], "H200", context=row["context"], batch=row["batch"]).fullest
+        logits = 2 * row["batch"] * row["context"] * catalog.get(row["model"]).config["vocab_size"]
+        assert 0.98 < (need + logits) / row["allocated"] < 1.03, row
+
+
+def test_no_speed_measured_on_a_card_is_above_its_bound():
+    formats = {"FP32": "float32", "BF16": "bfloat16", "FP8": "float8", "4 bits, torch": "int4"}
+    rows = [row for row in CARD["decoding"] if row["route"] in formats and "milliseconds" in row]
+    assert {row["way"] for row in rows} == {"library", "kernels", "graph"}
+    for row in rows:
+        most = planner.plan(row["model"], "H200", formats[row["route"]], context=512, batch=row["batch"])
+        assert 1000 * row["batch"] / row["milliseconds"][0] < most.tokens_per_second, row
+
+
+def test_a_layer_on_a_card_uses_as_many_experts_as_expected():
+    for row in CARD["experts"]:
+        assert row["used"] == pytest.approx(planner.touched_experts(256, 8, row["tokens"]), rel=0.03)
+
+
 # --------------------------------------------------------------------------------------------- splits and bounds
 
 REQUESTS = st.tuples(

@@ -57,6 +57,14 @@ def measured_speeds() -> list[Run]:
     return [Run(**record) for record in _DATA["speeds"]]
 
 
+def measured_on_a_card() -> dict[str, Any]:
+    """What `make bench ONLY=gpu` measured on one card: its name, versions, and records by topic.
+
+    Times are milliseconds (median, and the 95 % interval of the median), peaks of memory bytes.
+    """
+    return records("gpu.json")
+
+
 def calculators() -> list[dict[str, Any]]:
     """What public calculators answer: `name`, what was `installed`, how it was `fed`, and `answers` by model.
 
