@@ -210,7 +210,7 @@ def _or_error(measured: Callable[[], list[float]]) -> Record:
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:160]}
 
 
-def products(rows: int = 4096, inputs: int = 7168, outputs: int = 18432) -> Iterator[Record]:
+def product_rates(rows: int = 4096, inputs: int = 7168, outputs: int = 18432) -> Iterator[Record]:
     """Rates of a product in V3's shapes in each format, and what its sums lose, held against FP64."""
     torch.manual_seed(0)
     a, b = (torch.randn(*shape, device="cuda") for shape in ((rows, inputs), (outputs, inputs)))
@@ -308,7 +308,7 @@ def _peak(work: Callable[[], object]) -> Record:
 
 
 PARTS: dict[str, Callable[[], Iterator[Record]]] = {
-    "products": products,
+    "products": product_rates,
     "experts": experts,
     "memory": memory,
     "decoding": decoding,
