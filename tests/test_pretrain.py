@@ -13,7 +13,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
@@ -22,12 +21,6 @@ from tools import pretrain
 from utils import architecture, corpus, measure, models
 
 RECIPE = pretrain.Recipe(steps=6, batch=4, window=16, warmup=2)
-
-
-@pytest.fixture(autouse=True)
-def each_test_chooses_its_precision() -> None:
-    """accelerate remembers the first precision of a process, and refuses another one."""
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

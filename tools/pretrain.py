@@ -29,6 +29,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers import AutoModelForCausalLM as Auto
 
+from tools.twin import Twin
 from utils import corpus, measure
 from utils.errors import CourseError, InputError
 from utils.models import SINGLE_DIGITS
@@ -122,7 +123,7 @@ class RouterBalance:
 class Training:
     """A new model of a kind in `CONFIGS`, and all that its training needs, with what it has seen so far.
 
-    It has the library's fastest attention and experts, and bfloat16 autocast where the machine is fast at that.
+    Its twin computes, in bfloat16 where the machine is fast at that.
 
     Raises:
         InputError: an unknown kind, or a batch that the processes cannot share evenly.
@@ -132,20 +133,21 @@ class Training:
         if kind not in CONFIGS:
             raise InputError(f"model is {kind!r}; allowed are {' and '.join(map(repr, CONFIGS))}")
         # `cpu` is said outright: without it, accelerate lets processes without a GPU train apart, each the whole batch.
-        precision = "bf16" if measure.has_fast_bfloat16() else "no"
-        self.accelerator = Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
+        self.accelerator = Accelerator(cpu=not torch.cuda.is_available())
         if recipe.batch % (processes := self.accelerator.num_processes):
             raise InputError(f"batch must be a multiple of the {processes} processes; got {recipe.batch} windows")
         torch.manual_seed(recipe.seed)
-        options = {"experts_implementation": "grouped_mm"} if kind == "mini" else {}
-        self.plain = Auto.from_config(CONFIGS[kind](), attn_implementation="sdpa", **options)
+        # Prepared as if to be judged: `step` brings the gradients of the processes together, no hook on the weights.
+        model = Auto.from_config(CONFIGS[kind]()).train()
+        self.plain = self.accelerator.prepare_model(model, evaluation_mode=True)
         # DeepSeek's betas. Vectors, such as the norms, get no weight decay.
         vectors = [p for p in self.plain.parameters() if p.ndim <= 1]
         matrices = {"params": [p for p in self.plain.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay}
         options = {"lr": recipe.learning_rate, "betas": (0.9, 0.95), "weight_decay": 0.0, "fused": True}
         optimizer = torch.optim.AdamW([matrices, {"params": vectors}], **options)
-        self.model, self.optimizer = self.accelerator.prepare(self.plain.train(), optimizer)
-        self.balance = RouterBalance(self.plain, recipe.balance)
+        self.optimizer = self.accelerator.prepare_optimizer(optimizer)
+        self.twin = Twin(self.plain, torch.bfloat16 if measure.has_fast_bfloat16() else torch.float32)
+        self.balance = RouterBalance(self.twin.computing, recipe.balance)
         self.recipe, self.run = recipe, {"kind": kind, "recipe": asdict(recipe)}
         self.losses: list[float] = []
         self.held_out: list[list[float]] = []
@@ -156,6 +158,7 @@ class Training:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
+        self.twin.refresh()
 
     def step(self, ids: torch.Tensor, number: int) -> float:
         """Forward, backward, clip, optimizer, router bias; returns the loss (nats a token), a mean over the processes.
@@ -166,13 +169,19 @@ class Training:
         ids = ids.to(self.accelerator.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(number)
-        loss = self.model(input_ids=ids, labels=ids, use_cache=False).loss
+        loss = self.twin(ids)
         value = float(self.accelerator.reduce(loss.detach(), "mean"))
         if math.isfinite(value):
-            self.accelerator.backward(loss)
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
+            loss.backward()
+            self.twin.hand_over()
+            if self.accelerator.num_processes > 1:
+                gradients = [weight.grad for weight in self.plain.parameters()]  # sent in one message
+                mean = self.accelerator.reduce(torch.nn.utils.parameters_to_vector(gradients), "mean")
+                torch.nn.utils.vector_to_parameters(mean, gradients)
+            torch.nn.utils.clip_grad_norm_(self.plain.parameters(), self.recipe.clip)
             self.optimizer.step()
             self.optimizer.zero_grad()
+            self.twin.refresh()
             self.balance.update(self.accelerator)
         return value
 
@@ -283,7 +292,7 @@ def _circumstances(accelerator: Accelerator, texts: list[str], tokens: torch.Ten
     where = {"machine": machine, "python": platform.python_version(), "torch": torch.__version__.split("+")[0]}
     where |= {"device": accelerator.device.type, "processes": accelerator.num_processes}
     read = {"files": len(texts), "bytes": sum(len(text.encode()) for text in texts), "tokens": len(tokens)}
-    return where | {"precision": accelerator.mixed_precision, "corpus": read}
+    return where | {"precision": "bf16" if measure.has_fast_bfloat16() else "no", "corpus": read}
 
 
 def _export(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, about: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tools import pretrain
-from utils import corpus, measure, models
+from utils import architecture, corpus, measure, models
 
 STEPS = 12
 RECIPE = pretrain.Recipe(warmup=4)
@@ -35,8 +35,15 @@ def _plain() -> OneStep:
     return one_step
 
 
+def _rate(dtype: torch.dtype) -> float:
+    """FLOP a second of large matrix products on this machine."""
+    a = torch.rand(2048, 2048, device=models.best_device(), dtype=dtype)
+    once = measure.paired_ratio(lambda: a @ a, lambda: a @ a, pairs=5).first_seconds
+    return 2 * len(a) ** 3 / once
+
+
 def measured_lines() -> Iterator[str]:
-    """The ratio of a step's time, tokens a second, and the losses of both loops after the same batches."""
+    """The ratio of a step's time, tokens a second, the share of the machine, and the losses after the same batches."""
     texts = list(corpus.training_texts(tests=False).values())[:200]
     tokens = corpus.encode(texts, models.mini_tokenizer())
     plain, shipped = list[float](), list[float]()
@@ -55,4 +62,12 @@ def measured_lines() -> Iterator[str]:
     size = RECIPE.batch * RECIPE.window
     yield f"training step: plain float32 / shipped loop   {ratio}"
     yield f"tokens a second: plain {size / ratio.first_seconds:,.0f}, shipped {size / ratio.second_seconds:,.0f}"
+    # forward, and twice as much backward, with the weights; attention's own products come on top
+    flops = 3 * size * architecture.flops_per_token(training.plain.config, 0).total
+    for name, dtype, seconds in (
+        ("plain", torch.float32, ratio.first_seconds),
+        ("shipped", training.twin.computing.dtype, ratio.second_seconds),
+    ):
+        share = flops / seconds / _rate(dtype)
+        yield f"{name}: {flops / seconds / 1e9:,.0f} GFLOP/s, {share:.0%} of large products in {str(dtype)[6:]}"
     yield f"loss after {len(plain)} steps: plain {plain[-1]:.3f}, shipped {shipped[-1]:.3f}"
