@@ -302,3 +302,15 @@ def test_the_check_of_fp8_also_ends_on_a_processor_without_that_product(runs, mo
     [cell] = [cell.source for cell in notebook.cells if cell.cell_type == "code" and "torch._scaled_mm" in cell.source]
     exec(cell, {"torch": torch, "fp8_blocks": lift("05", "fp8_blocks")})
     assert "equal to torch's FP8 product, where that runs: True" in capsys.readouterr().out
+
+
+def test_the_roofline_is_the_slower_of_reading_and_multiplying(monkeypatch):
+    roofline = lift("05", "roofline")
+    rates = {"bytes": 10.0, "float32": 100.0, "bfloat16": 1000.0}
+    costs = {"BF16": (2, "bfloat16"), "four bits": (0.625, "float32")}
+    for name, found in {"rates": rates, "costs": costs}.items():
+        monkeypatch.setitem(roofline.__globals__, name, found)
+    assert roofline("four bits", 1) == 0.0625 and roofline("BF16", 1) == 0.2  # bytes
+    assert roofline("four bits", 20) == 0.4 and roofline("BF16", 200) == 0.4  # arithmetic
+    turn = rates["float32"] / rates["bytes"]  # where the arithmetic of four bits takes as long as BF16's bytes
+    assert roofline("four bits", turn) == roofline("BF16", turn)

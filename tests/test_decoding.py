@@ -55,6 +55,8 @@ def test_the_product_is_the_dense_one_for_few_rows_and_many(tensors, name, wide)
     x = torch.randn(decoding.FEW + 1, 576).bfloat16()
     for rows in (1, decoding.FEW, decoding.FEW + 1):
         assert far(part(x[:rows]), x[:rows].double() @ library.T) < 0.01
+    assert torch.equal(part.dense.to_dense().double(), library.to(wide).double())  # whatever order it lies in
+    assert far(part.many(x[:1]), part.few(x[:1]).double()) < 0.01
     packed, scales = part.halves[0]
     part.halves[0] = packed, scales.roll(1, 0)  # planted: scales of other groups
     assert far(part.few(x), x.double() @ library.T) > 0.1

@@ -196,3 +196,13 @@ def test_released_memory_goes_back_to_the_system():
     del blocks
     measure.release_memory()
     assert held - psutil.Process().memory_info().rss > 150e6
+
+
+def test_the_machine_s_rates_are_work_over_the_median_time(monkeypatch):
+    turn = itertools.count()
+    slow = {0: 100.0, 9: 7.0, 22: 9.0}  # the warm-up, and two disturbed ones
+    monkeypatch.setattr(measure, "_seconds", lambda work: work() is not None and slow.get(next(turn), 0.5))
+    rates = measure.machine_rates()
+    operations = 2 * 2 * 1024**3
+    assert rates == {"bytes": 256e6, **dict.fromkeys(("float32", "bfloat16", "int8"), operations)}
+    assert next(turn) == 4 * 10

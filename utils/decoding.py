@@ -6,8 +6,9 @@ four bits, w = s (q - 8) + z. With s = d and z = m + 8 d it takes the file's own
 into two halves of four bits, q = 16 h + l, and each half has its product.
 
 A short loop goes with it: queries, keys and values come from one product, gate and up from another, and keys and
-values lie in a buffer that is set up once. One token (or a few) reads four bits a weight; a prompt reads a copy of the
-matrices in `wide` precision, since many rows at once are limited by arithmetic, not by bytes.
+values of all layers lie in one buffer, cut into the layers' parts once a step. One token (or a few) reads four bits a
+weight; a prompt reads a copy of the matrices in `wide` precision, since many rows at once are limited by arithmetic,
+not by bytes. In BF16 that copy is laid out once in oneDNN's order, which a plain product would do at every call.
 """
 
 import os
@@ -47,7 +48,8 @@ class FourBits:
 
     Attributes:
         halves: for each four bits of a weight, the packed integers, and s and z as (groups, outputs, 2) bfloat16.
-        dense: a copy of the matrix for many rows, (outputs, inputs) in the wide precision.
+        dense: a copy of the matrix for many rows, (outputs, inputs) in the wide precision. In BF16 and of Q4_1, it lies
+            in oneDNN's order, where oneDNN is there; `to_dense()` gives the plain matrix.
 
     Raises InputError for no matrix, or matrices in several formats.
     """
@@ -58,7 +60,9 @@ class FourBits:
             raise InputError(f"stacked matrices must have one format; got {sorted(formats)}")
         q, d, m = (torch.cat(parts) for parts in zip(*map(whole_numbers, tensors), strict=True))
         self.dense = torch.addcmul(m[..., None], d[..., None], q.view(*d.shape, GROUP)).flatten(1).to(wide)
-        eight = formats == {"Q8_0"}
+        eight = formats == {"Q8_0"}  # the embedding, of which rows are taken, too
+        if wide == torch.bfloat16 and not eight and torch.backends.mkldnn.is_available():
+            self.dense = torch.ops.mkldnn._reorder_linear_weight(self.dense, 1)
         parts = [((q >> 4) + 8, 16 * d, m), (q & 15, d, m + 8 * d)] if eight else [(q, d, m + 8 * d)]
         self.halves = [
             (
@@ -74,12 +78,19 @@ class FourBits:
         return sum(packed.nbytes + scales.nbytes for packed, scales in self.halves)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self.few(x) if len(x) <= FEW else (x.to(self.dense.dtype) @ self.dense.T).bfloat16()
+        return self.few(x) if len(x) <= FEW else self.many(x)
+
+    def many(self, x: torch.Tensor) -> torch.Tensor:
+        """The product with the copy."""
+        if self.dense.is_mkldnn:
+            return torch.ops.mkldnn._linear_pointwise(x, self.dense, None, "none", [], "")
+        return (x.to(self.dense.dtype) @ self.dense.T).bfloat16()
 
     def few(self, x: torch.Tensor) -> torch.Tensor:
         """The product in four bits, for any number of rows."""
-        first, *second = (torch._weight_int4pack_mm_for_cpu(x, packed, GROUP, s) for packed, s in self.halves)
-        return first + second[0] if second else first
+        (packed, scales), *second = self.halves
+        y = torch._weight_int4pack_mm_for_cpu(x, packed, GROUP, scales)
+        return y + torch._weight_int4pack_mm_for_cpu(x, second[0][0], GROUP, second[0][1]) if second else y
 
 
 class FourBitModel:
@@ -112,7 +123,7 @@ class FourBitModel:
         )
         self.size = self.width // self.heads  # of a head
         # A norm divides by the root of the mean square; here the mean is a sum, and the gains take the rest.
-        self.tiny = self.width * field("attention.layer_norm_rms_epsilon")
+        self.tiny = torch.tensor([[self.width * field("attention.layer_norm_rms_epsilon")]])
         wide = torch.bfloat16 if measure.has_fast_bfloat16("cpu") else torch.float32
 
         def gains(name: str) -> torch.Tensor:
@@ -129,11 +140,12 @@ class FourBitModel:
                 gains(f"blk.{n}.ffn_norm"),
                 product(f"blk.{n}.ffn_gate", f"blk.{n}.ffn_up"),
                 product(f"blk.{n}.ffn_down"),
-                torch.zeros(batch, 2 * self.shared, length, self.size, dtype=torch.bfloat16),  # keys, then values
             )
             for n in range(field("block_count"))
         ]
         self.last, self.head = gains("output_norm"), product("token_embd")
+        # (layers, batch, keys then values, length, size)
+        self.cache = torch.zeros(len(self.layers), batch, 2 * self.shared, length, self.size, dtype=torch.bfloat16)
         # The file keeps the numbers of a query in pairs, so a rotation is a product of complex numbers. Values stay.
         angles = torch.outer(torch.arange(length), field("rope.freq_base") ** -(torch.arange(0, 1, 2 / self.size)))
         angles = angles[:, None].repeat(1, self.heads + 2 * self.shared, 1)  # (length, heads, size / 2)
@@ -177,20 +189,26 @@ class FourBitModel:
         if n > 1 and start:
             raise InputError("several tokens at once must be the start of a text: set `at` to 0, or read one by one")
         x = embedding(ids, self.head.dense).float().view(batch * n, self.width)
-        turns = self.turns[start:end]
-        for gain, qkv, out, gain_2, gate_up, down, cache in self.layers:
-            y = qkv(self.norm(x, gain)).float().view(batch, n, -1, size // 2, 2)
-            y = torch.view_as_real(torch.view_as_complex(y) * turns)
-            y = y.bfloat16().flatten(-2).transpose(1, 2)  # (batch, heads, n, size)
-            cache[:batch, :, start:end] = y[:, heads:]
-            q, (k, v) = y[:, :heads], cache[:batch, :, :end].chunk(2, 1)
-            if n == 1:  # queries that share a key stand like several tokens
-                y = attend(q.reshape(batch, shared, -1, size), k, v)
-            else:
-                y = attend(q, k, v, is_causal=True, enable_gqa=True).transpose(1, 2)
-            x = x + out(y.reshape(batch * n, self.width))
+        # What the layers share: room for the queries, keys and values of these tokens, and how it is looked at.
+        room = torch.empty(batch, n, heads + 2 * shared, size)
+        flat, turns = room.view(batch * n, -1), self.turns[start:end]
+        pairs = torch.view_as_complex(room.view(batch, n, -1, size // 2, 2))
+        asked, others = room.transpose(1, 2).split((heads, 2 * shared), 1)
+        q = torch.empty(asked.shape, dtype=torch.bfloat16)
+        known = self.cache[:, :batch, :, :end]
+        parts = known[:, :, :, start:], known[:, :, :shared], known[:, :, shared:]
+        # At one token, queries that share a key stand like several tokens.
+        rows, how = (q.view(batch, shared, -1, size), {}) if n == 1 else (q, {"is_causal": True, "enable_gqa": True})
+        for layer, new, k, v in zip(self.layers, *map(torch.unbind, parts), strict=True):
+            gain, qkv, out, gain_2, gate_up, down = layer
+            flat.copy_(qkv(self.norm(x, gain)))
+            pairs.mul_(turns)
+            q.copy_(asked)
+            new.copy_(others)
+            y = attend(rows, k, v, **how)
+            x += out((y if n == 1 else y.transpose(1, 2)).reshape(batch * n, self.width))
             gate, up = gate_up(self.norm(x, gain_2)).chunk(2, -1)
-            x = x + down(silu(gate) * up)
+            x += down(silu(gate) * up)
         self.at, self.filled, self.rows = end, end, batch
         if not every:
             x = x.view(batch, n, self.width)[:, -1]
@@ -198,8 +216,8 @@ class FourBitModel:
 
     def norm(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:
         """RMSNorm of (rows, width) float32 -> bfloat16, in fewer steps than the library's."""
-        squares = x @ x.T if len(x) == 1 else x.square().sum(-1, keepdim=True)
-        return (x * gain * (squares + self.tiny).rsqrt()).bfloat16()
+        squares = torch.addmm(self.tiny, x, x.T) if len(x) == 1 else x.square().sum(-1, True) + self.tiny
+        return (x * squares.rsqrt_()).mul_(gain).bfloat16()
 
     def write(self, ids: torch.Tensor, tokens: int) -> torch.Tensor:
         """Greedy decoding of (batch, tokens) prompts -> (batch, `tokens`) new tokens; ends of text do not stop it.

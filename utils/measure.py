@@ -158,6 +158,22 @@ def has_fast_bfloat16(device: str | None = None) -> bool:
         return settle(lambda: a @ b, lambda: half[0] @ half[1], 1.2, seconds=1).median > 1.2
 
 
+def machine_rates() -> dict[str, float]:
+    """What this machine does in a second, on torch's threads: the two sides of a roofline (Williams et al. 2009).
+
+    "bytes" are read and added up, from 128 MB; "float32", "bfloat16" and "int8" are operations of a product of square
+    matrices, two for a multiplication with its addition. Medians of nine rounds, in turn.
+    """
+    pile, square = torch.ones(32_000_000), torch.ones(1024, 1024)
+    works = {"bytes": (pile.nbytes, pile.sum)}
+    for name in ("float32", "bfloat16", "int8"):
+        matrix = square.to(getattr(torch, name))
+        product = torch._int_mm if name == "int8" else torch.mm
+        works[name] = 2 * len(matrix) ** 3, functools.partial(product, matrix, matrix)
+    timed = [{name: _seconds(work) for name, (_, work) in works.items()} for _ in range(10)][1:]
+    return {name: amount / statistics.median(turn[name] for turn in timed) for name, (amount, _) in works.items()}
+
+
 def release_memory() -> None:
     """Collect garbage, and let the C library give freed memory back; glibc keeps much of it otherwise."""
     gc.collect()

@@ -1,6 +1,7 @@
 """Ways to run the language model in fewer bits on the CPU: speed, size and quality, each against FP32."""
 
 import copy
+import functools
 import importlib.util
 import logging
 import shutil
@@ -17,6 +18,7 @@ from utils import corpus, decoding, measure, models
 
 PROMPT, NEW = 32, 16  # tokens read and written when decoding is timed
 PREFILL = 256
+BATCHES = (1, 4, 16)  # texts that are written at once
 
 
 class Int8Linear(nn.Module):
@@ -57,11 +59,6 @@ def dynamic(model: PreTrainedModel) -> nn.Module:
         return torch.ao.quantization.quantize_dynamic(model, {nn.Linear}, dtype=torch.qint8)
 
 
-def bfloat16(model: PreTrainedModel) -> nn.Module:
-    """The form in which models are published; the fair opponent where the processor multiplies it fast."""
-    return model.bfloat16()
-
-
 class Int8Pack(nn.Module):
     """Weights in INT8 with a scale for each output, and inputs in bfloat16, not in whole numbers."""
 
@@ -85,7 +82,7 @@ def int8pack(model: PreTrainedModel) -> nn.Module:
 
 def file_bits(model: PreTrainedModel) -> decoding.FourBitModel:
     """The file's own integers in the course's short loop."""
-    return decoding.FourBitModel()
+    return decoding.FourBitModel(batch=max(BATCHES))
 
 
 def _bitsandbytes(**options: object) -> nn.Module:
@@ -126,7 +123,7 @@ def torchao_compiled(model: PreTrainedModel) -> nn.Module:
 
 
 WAYS: dict[str, Callable[[PreTrainedModel], nn.Module | decoding.FourBitModel]] = {
-    "bfloat16": bfloat16,
+    "bfloat16": nn.Module.bfloat16,  # as models are published; the fair opponent where the processor has it
     "quantize_dynamic": dynamic,
     "from scratch": from_scratch,
     "int8pack": int8pack,
@@ -175,8 +172,8 @@ def measured_lines() -> Iterator[str]:
     def prefill(model: nn.Module) -> Callable[[], object]:
         return torch.no_grad()(lambda: model(ids[:, :PREFILL]))
 
-    def decode(model: nn.Module) -> Callable[[], object]:
-        prompt = ids[:, :PROMPT]
+    def decode(model: nn.Module, batch: int) -> Callable[[], object]:
+        prompt = ids[:, :PROMPT].expand(batch, -1)
         if isinstance(model, decoding.FourBitModel):
             return lambda: model.write(prompt, NEW)
         return lambda: model.generate(prompt, attention_mask=torch.ones_like(prompt), **options)
@@ -193,10 +190,12 @@ def measured_lines() -> Iterator[str]:
 
     def row(model: nn.Module | decoding.FourBitModel) -> str:
         growth = grown(model)
-        ratios = [str(measure.paired_ratio(do(plain), do(model), pairs=5)) for do in (prefill, decode)]
-        return f"{ratios[0]:<43} {ratios[1]:<43} {tensor_bytes(model) / base_bytes:>4.0%} {growth:>+11.1%}"
+        works = [prefill, *(functools.partial(decode, batch=batch) for batch in BATCHES)]
+        ratios = [f"{measure.paired_ratio(do(plain), do(model), pairs=7)!s:<42}" for do in works]
+        return f"{' '.join(ratios)} {tensor_bytes(model) / base_bytes:>4.0%} {growth:>+11.1%}"
 
-    yield f"{'against FP32':<18} {f'prefill, {PREFILL} tokens':<43} {'decoding':<43} size  perplexity"
+    heads = [f"prefill, {PREFILL} tokens", *(f"decoding, batch {batch}" for batch in BATCHES)]
+    yield f"{'against FP32':<18} {' '.join(f'{head:<42}' for head in heads)} size  perplexity"
     for way, make in WAYS.items():
         if lack := lacks(way):
             yield f"{way:<18} not measured: {lack}"
