@@ -7,8 +7,8 @@ into two halves of four bits, q = 16 h + l, and each half has its product.
 
 A short loop goes with it: queries, keys and values come from one product, gate and up from another, and keys and
 values of all layers lie in one buffer, cut into the layers' parts once a step. One token (or a few) reads four bits a
-weight; a prompt reads a copy of the matrices in `wide` precision, since many rows at once are limited by arithmetic,
-not by bytes. In BF16 that copy is laid out once in oneDNN's order, which a plain product would do at every call.
+weight; a prompt reads a copy in `wide` precision, since many rows at once are limited by arithmetic, not by bytes. In
+BF16 it is laid out once in oneDNN's order, which a plain product does at every call.
 """
 
 import os
@@ -48,8 +48,7 @@ class FourBits:
 
     Attributes:
         halves: for each four bits of a weight, the packed integers, and s and z as (groups, outputs, 2) bfloat16.
-        dense: a copy of the matrix for many rows, (outputs, inputs) in the wide precision. In BF16 and of Q4_1, it lies
-            in oneDNN's order, where oneDNN is there; `to_dense()` gives the plain matrix.
+        dense: a copy for many rows, (outputs, inputs); Q4_1 in BF16 lies in oneDNN's order, which `to_dense()` undoes.
 
     Raises InputError for no matrix, or matrices in several formats.
     """
@@ -144,8 +143,8 @@ class FourBitModel:
             for n in range(field("block_count"))
         ]
         self.last, self.head = gains("output_norm"), product("token_embd")
-        # (layers, batch, keys then values, length, size)
-        self.cache = torch.zeros(len(self.layers), batch, 2 * self.shared, length, self.size, dtype=torch.bfloat16)
+        shape = len(self.layers), batch, 2 * self.shared, length, self.size  # the third: keys, then values
+        self.cache = torch.zeros(shape, dtype=torch.bfloat16)
         # The file keeps the numbers of a query in pairs, so a rotation is a product of complex numbers. Values stay.
         angles = torch.outer(torch.arange(length), field("rope.freq_base") ** -(torch.arange(0, 1, 2 / self.size)))
         angles = angles[:, None].repeat(1, self.heads + 2 * self.shared, 1)  # (length, heads, size / 2)
@@ -210,8 +209,7 @@ class FourBitModel:
             gate, up = gate_up(self.norm(x, gain_2)).chunk(2, -1)
             x += down(silu(gate) * up)
         self.at, self.filled, self.rows = end, end, batch
-        if not every:
-            x = x.view(batch, n, self.width)[:, -1]
+        x = x if every else x.view(batch, n, self.width)[:, -1]
         return self.head(self.norm(x, self.last)).view(batch, -1, len(self.head.dense))
 
     def norm(self, x: torch.Tensor, gain: torch.Tensor) -> torch.Tensor:

@@ -164,12 +164,11 @@ def machine_rates() -> dict[str, float]:
     "bytes" are read and added up, from 128 MB; "float32", "bfloat16" and "int8" are operations of a product of square
     matrices, two for a multiplication with its addition. Medians of nine rounds, in turn.
     """
-    pile, square = torch.ones(32_000_000), torch.ones(1024, 1024)
-    works = {"bytes": (pile.nbytes, pile.sum)}
-    for name in ("float32", "bfloat16", "int8"):
-        matrix = square.to(getattr(torch, name))
-        product = torch._int_mm if name == "int8" else torch.mm
+    pile, works = torch.ones(32_000_000), {}
+    for name, product in {"float32": torch.mm, "bfloat16": torch.mm, "int8": torch._int_mm}.items():
+        matrix = torch.ones(1024, 1024, dtype=getattr(torch, name))
         works[name] = 2 * len(matrix) ** 3, functools.partial(product, matrix, matrix)
+    works["bytes"] = pile.nbytes, pile.sum
     timed = [{name: _seconds(work) for name, (_, work) in works.items()} for _ in range(10)][1:]
     return {name: amount / statistics.median(turn[name] for turn in timed) for name, (amount, _) in works.items()}
 

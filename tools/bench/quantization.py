@@ -191,8 +191,8 @@ def measured_lines() -> Iterator[str]:
     def row(model: nn.Module | decoding.FourBitModel) -> str:
         growth = grown(model)
         works = [prefill, *(functools.partial(decode, batch=batch) for batch in BATCHES)]
-        ratios = [f"{measure.paired_ratio(do(plain), do(model), pairs=7)!s:<42}" for do in works]
-        return f"{' '.join(ratios)} {tensor_bytes(model) / base_bytes:>4.0%} {growth:>+11.1%}"
+        ratios = " ".join(f"{measure.paired_ratio(do(plain), do(model), pairs=7)!s:<42}" for do in works)
+        return f"{ratios} {tensor_bytes(model) / base_bytes:>4.0%} {growth:>+11.1%}"
 
     heads = [f"prefill, {PREFILL} tokens", *(f"decoding, batch {batch}" for batch in BATCHES)]
     yield f"{'against FP32':<18} {' '.join(f'{head:<42}' for head in heads)} size  perplexity"
