@@ -2,6 +2,7 @@
 
 import copy
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from lifting import lift, notebook_path
 from tiny_v3 import TINY_V3
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig
 
-from utils import architecture, claims
+from utils import architecture, claims, measure
 
 chosen_experts, parameters_used = lift("13", "chosen_experts", "parameters_used")
 first_layers, fit_shortcut, first_exit, self_speculate, speed_up = lift(
     "13", "first_layers", "fit_shortcut", "first_exit", "self_speculate", "speed_up"
 )
 nested, slice_out, use_width, SIZES, NestedMLP = lift("13", "nested", "slice_out", "use_width", "SIZES", "NestedMLP")
+train, tiny = lift("13", "train", "tiny")
 by_difficulty, works = lift("13", "by_difficulty", "works")
 SEEDS = st.integers(0, 2**31)
 
@@ -209,6 +211,20 @@ def test_a_size_that_was_not_trained_is_an_error(width: int):
     for refuse in (use_width, slice_out):
         with pytest.raises(ValueError, match=rf"trained sizes 32, 64, 128, 256; got {width}"):
             refuse(big, width)
+
+
+def test_trainings_side_by_side_end_as_one_after_the_other():
+    train.__globals__["bytes_seen"] = torch.arange(5000) % 251
+    torch.manual_seed(0)
+    start = nested(tiny(SIZES[-1]))
+    alone, together = ([copy.deepcopy(start) for _ in range(4)] for _ in range(2))
+    with measure.one_thread(), ThreadPoolExecutor(2) as pool:
+        for seed, model in enumerate(alone):
+            train(model, 4, seed, SIZES)
+        list(pool.map(lambda model, seed: train(model, 4, seed, SIZES), together, range(4)))
+    pairs = [zip(a.parameters(), b.parameters(), strict=True) for a, b in zip(alone, together, strict=True)]
+    assert all(torch.equal(a, b) for both in pairs for a, b in both)
+    assert not torch.equal(alone[0].lm_head.weight, alone[1].lm_head.weight)
 
 
 # ------------------------------------------------------------------------------------------ who decides the size
