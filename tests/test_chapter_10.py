@@ -8,13 +8,14 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-from utils import architecture, catalog, models
+from utils import architecture, catalog, measure
 from utils.diagnoses import Diagnosis
 
 top_layers, head_only, trained_parameters = lift("10", "top_layers", "head_only", "trained_parameters")
 work_ratio, optimizer_bytes = lift("10", "work_ratio", "optimizer_bytes")
 top_of, lora_on_attention, attention_of = lift("10", "top_of", "lora_on_attention", "attention_of")
 paired_gain, Remembered, shortened = lift("10", "paired_gain", "Remembered", "shortened")
+lean = lift("10", "lean")
 
 
 def tiny(tied: bool = True, layers: int = 5) -> nn.Module:
@@ -102,15 +103,17 @@ def test_lora_on_v3s_attention_is_what_peft_adds():
     assert architecture.count_parameters(whole).total > 1000 * lora_on_attention(whole, 16)
 
 
-def test_the_memory_of_the_lower_layers_changes_neither_loss_nor_gradients(monkeypatch):
-    monkeypatch.setattr(models, "load_language_model", lambda: tiny(layers=8))
+@pytest.mark.parametrize("half", [False, True])
+def test_the_memory_of_the_lower_layers_changes_neither_loss_nor_gradients(monkeypatch, half):
+    monkeypatch.setattr(measure, "has_fast_bfloat16", lambda: half)
     ids, other = torch.randint(0, 50, (3, 7)), torch.randint(0, 50, (3, 7))
-    whole = top_layers(tiny(layers=8), 3)
-    remembered = Remembered()
-    short = shortened(top_layers(tiny(layers=8), 3), remembered)
+    whole = lean(top_layers(tiny(layers=8), 3))
+    remembered = Remembered(tiny(layers=8))
+    short = shortened(lean(top_layers(tiny(layers=8), 3)), remembered)
     assert len(short.model.layers) == 5
     for batch in (ids, other, ids):  # the third time from memory
-        losses = [model(input_ids=batch, labels=batch, use_cache=False).loss for model in (whole, short)]
+        with torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
+            losses = [model(input_ids=batch, labels=batch, use_cache=False).loss for model in (whole, short)]
         torch.testing.assert_close(*losses)
         for loss in losses:
             loss.backward()
@@ -118,6 +121,16 @@ def test_the_memory_of_the_lower_layers_changes_neither_loss_nor_gradients(monke
     assert not any(p.requires_grad for p in remembered.parameters())
     for a, b in zip(whole.model.layers[-3:].parameters(), short.model.layers[-3:].parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_only_what_is_frozen_takes_the_format_of_the_products(monkeypatch, half):
+    monkeypatch.setattr(measure, "has_fast_bfloat16", lambda: half)
+    model = lean(top_layers(tiny(), 2))
+    formats = {p.requires_grad: p.dtype for p in model.parameters()}
+    assert formats == {True: torch.float32, False: torch.bfloat16 if half else torch.float32}
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32  # positions need it
+    assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
 ROWS = [Diagnosis(f"A{family:02d}.{k}", "x", chapter) for chapter in (1, 2) for family in range(50) for k in range(3)]

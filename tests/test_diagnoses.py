@@ -91,7 +91,6 @@ def test_an_unlabeled_row_is_named(chapter, tokenizer):
         lambda: diagnoses.check_rows(rows),
         lambda: diagnoses.encode(rows, tokenizer),
         lambda: diagnoses.score(rows, [1, 1]),
-        lambda: diagnoses.majority(rows, [ASTHMA]),
         lambda: diagnoses.check_split([ASTHMA], rows),
     )
     for call in calls:
@@ -206,12 +205,6 @@ def test_the_interval_is_that_of_drawing_families():
     assert str(found).startswith("50.0% (95 % interval 4")
 
 
-def test_the_majority_is_chance_in_a_balanced_task():
-    found = diagnoses.split()
-    assert diagnoses.majority(found.train, found.test).accuracy == pytest.approx(1 / 21)
-    assert diagnoses.majority([CHOLERA, ASTHMA, ASTHMA], [CHOLERA]).predicted == (10,)
-
-
 def test_training_lowers_the_loss_and_touches_only_what_is_trainable(tokenizer, model):
     learner = copy.deepcopy(model).requires_grad_(False)
     trained = learner.model.layers[1].mlp.down_proj.weight.requires_grad_(True)
@@ -228,13 +221,6 @@ def test_a_training_that_the_caller_stops_leaves_the_model_ready_to_use(tokenize
     run = diagnoses.training(learner, tokenizer, [ASTHMA], steps=5)
     next(run)
     assert not learner.training
-
-
-def test_training_stops_when_its_seconds_are_over_and_waits_for_the_caller(tokenizer, model, monkeypatch):
-    clock = iter(range(1000))  # each look at the clock is one second later, so a step takes one second
-    monkeypatch.setattr(diagnoses.time, "perf_counter", lambda: next(clock))
-    run = diagnoses.training(copy.deepcopy(model), tokenizer, [ASTHMA], seconds=5, size=1)
-    assert len(list(run)) == 5
 
 
 @pytest.mark.parametrize("steps", [1, 7, 12, 110])
@@ -255,10 +241,10 @@ def test_the_rate_rises_for_a_tenth_of_any_budget(tokenizer, model, monkeypatch,
     assert all(a < b for a, b in itertools.pairwise(rates[: peak + 1]))
 
 
-@pytest.mark.parametrize("budget", [{}, {"steps": 3, "seconds": 3}, {"steps": 0}, {"seconds": -1}])
-def test_a_training_needs_one_budget(tokenizer, model, budget):
-    with pytest.raises(InputError, match="one budget is needed"):
-        next(diagnoses.training(model, tokenizer, [ASTHMA], **budget))
+@pytest.mark.parametrize("steps", [0, -1])
+def test_a_training_has_steps(tokenizer, model, steps):
+    with pytest.raises(InputError, match=f"1 or more steps; got {steps}"):
+        next(diagnoses.training(model, tokenizer, [ASTHMA], steps=steps))
 
 
 def test_a_frozen_model_cannot_train(tokenizer, model):
@@ -272,3 +258,40 @@ def test_a_bfloat16_model_runs_with_float32_adapters(tokenizer, model):
     ids, lengths, _ = next(diagnoses.batches(diagnoses.encode([ASTHMA], tokenizer), 1))
     logits = diagnoses.label_logits(half, ids, lengths, diagnoses.label_ids(tokenizer))
     assert logits.dtype == torch.float32 and logits.shape == (1, 21)
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_two_threads_train_and_answer_as_one(tokenizer, model, threads):
+    rows = diagnoses.split().train[:40]
+    found = []
+    for count in (1, 2, 2):
+        threads(count)
+        learner = copy.deepcopy(model)
+        learner.get_input_embeddings().requires_grad_(False)  # only then is a batch cut into halves
+        losses = list(diagnoses.training(learner, tokenizer, rows, steps=6, size=7, rate=0.01))
+        found.append((losses, diagnoses.predict(learner, tokenizer, rows)))
+    assert found[1] == found[2]
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-3) and found[0][1] == found[1][1]
+    assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_threads_keep_the_callers_modes(tokenizer, model, threads, half):
+    threads(2)
+    seen = set()
+
+    def note(*_):
+        seen.add((torch.is_autocast_enabled("cpu"), torch.is_grad_enabled(), torch.get_num_threads()))
+
+    with torch.autocast("cpu", torch.bfloat16, enabled=half), model.lm_head.register_forward_hook(note):
+        diagnoses.predict(model, tokenizer, diagnoses.split().test[:70])
+        assert seen == {(half, False, 1)}
+        seen.clear()
+        list(diagnoses.training(copy.deepcopy(model), tokenizer, diagnoses.split().train[:8], steps=1))
+        assert seen == {(half, True, 1)}

@@ -13,18 +13,19 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import statistics
 import sys
-import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel as Model
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from utils import measure
 from utils.errors import InputError
 
 WORDS = ("infection", "cancer", "blood", "hormones", "mental", "nerves", "eye", "ear", "heart", "lungs", "digestion",
@@ -34,9 +35,10 @@ LABELS = dict(enumerate(WORDS, 1))  # chapter of ICD-10-CM: the word that stands
 PROMPT = "{text}\nField:"
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10  # of the families of a chapter
 EACH = {"test": 30, "validation": 10, "train": 300}  # rows of a chapter
+Rows = Sequence["Diagnosis"]
 Example = tuple[list[int], int]  # the tokens of a prompt, and its label as an index into `label_ids`
 LONG = 24  # tokens: batches of longer texts hold fewer of them
-WARM_UP = 0.1  # of the budget, in which the learning rate rises
+WARM_UP = 0.1  # of the steps, in which the learning rate rises
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _in_turn(families: list[list[Diagnosis]], size: int, taken: set[str]) -> lis
     return chosen
 
 
-def check_rows(rows: Sequence[Diagnosis]) -> None:
+def check_rows(rows: Rows) -> None:
     """Make sure that there are rows, and that each has words and a chapter; else an InputError names it."""
     if not rows:
         raise InputError("no diagnoses: at least one is needed")
@@ -161,7 +163,7 @@ def check_rows(rows: Sequence[Diagnosis]) -> None:
             raise InputError(f"row {place} ({row.code}, {row.text!r}) is not labeled: {wrong}")
 
 
-def check_split(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> None:
+def check_split(train: Rows, test: Rows) -> None:
     """Make sure that two labeled sets share no code, no family and no text; else an InputError names an example."""
     check_rows(train)
     check_rows(test)
@@ -181,7 +183,7 @@ def label_ids(tokenizer: Tokenizer) -> torch.Tensor:
     return torch.tensor([tokens[0] for tokens in ids.values()])
 
 
-def encode(rows: Sequence[Diagnosis], tokenizer: Tokenizer, prompt: str = PROMPT) -> list[Example]:
+def encode(rows: Rows, tokenizer: Tokenizer, prompt: str = PROMPT) -> list[Example]:
     """Token ids of each labeled row's prompt, and its label as an index into `label_ids` (0 for chapter 1).
 
     Raises InputError as `check_rows`, and for a prompt without a place for the text.
@@ -217,84 +219,90 @@ def batches(examples: Sequence[Example], size: int, seed: int | None = None) -> 
 
 
 def label_logits(model: Model, ids: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Float32 logits (batch, 21) of the label tokens where each prompt ends; the head computes no other position.
+    """Float32 logits (batch, 21) of the label tokens where each prompt ends; the head computes no place without an end.
 
     Takes a causal language model, with or without adapters; ids (batch, tokens), padded on the right; lengths (batch,);
-    and labels (21,) from `label_ids`. A bfloat16 model is run under autocast, so that adapters may keep float32
-    weights. Any other model is run as it is.
+    and labels (21,) from `label_ids`. A bfloat16 model is run under autocast: adapters may keep float32 weights.
     """
-    ids, rows, ends = (t.to(model.device) for t in (ids, torch.arange(len(ids)), lengths - 1))
-    # The head would compute every position; before it runs, only the last hidden state of each prompt is kept.
-    last = model.get_output_embeddings().register_forward_pre_hook(lambda _, inputs: (inputs[0][rows, ends],))
-    half = model.dtype == torch.bfloat16
-    with last, torch.autocast(ids.device.type, torch.bfloat16) if half else contextlib.nullcontext():
-        logits = model(input_ids=ids, use_cache=False).logits  # (batch, vocabulary)
-    return logits[:, labels.to(model.device)].float()
+    ends, place = (lengths - 1).unique(return_inverse=True)  # few, as the prompts of a batch are alike in length
+    ids, ends, place, labels = (t.to(model.device) for t in (ids, ends, place, labels))
+    # Without autocast's cache: within a caller's autocast it would outlive a step, and weights change.
+    half = torch.autocast(ids.device.type, torch.bfloat16, cache_enabled=False)
+    with half if model.dtype == torch.bfloat16 else contextlib.nullcontext():
+        logits = model(input_ids=ids, use_cache=False, logits_to_keep=ends).logits  # (batch, ends, vocabulary)
+    return logits[torch.arange(len(ids), device=ids.device), place][:, labels].float()
+
+
+def _side_by_side(model: Model, work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
+    """Results of `work`, in order: two parts at a time, each on one thread, where a processor has several."""
+    # The products of a small model are short: threads that share one lose more by waiting than they gain.
+    if model.device.type != "cpu" or torch.get_num_threads() == 1:
+        return list(map(work, parts))
+    grad, half = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+
+    def own(part: Any) -> Any:  # a new thread knows neither mode
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
+            return work(part)
+
+    with measure.one_thread(), ThreadPoolExecutor(2) as pool:
+        return list(pool.map(own, parts))
 
 
 def training(
-    model: Model,
-    tokenizer: Tokenizer,
-    rows: Sequence[Diagnosis],
-    *,
-    steps: int | None = None,
-    seconds: float | None = None,
-    size: int = 32,
-    rate: float = 1e-3,
-    seed: int = 0,
+    model: Model, tokenizer: Tokenizer, rows: Rows, *, steps: int, size: int = 32, rate: float = 1e-3, seed: int = 0
 ) -> Iterator[float]:
     """Train what is trainable in a model, one step each time the next loss is asked for.
 
     The loss is the cross entropy over the 21 label tokens. AdamW without weight decay; the rate rises during the
-    first tenth of the budget and falls on a line to zero, which it reaches when the budget ends: after `steps`, or
-    after `seconds` of training, in which the caller's own work between two steps does not count.
-
-    Raises, when the first loss is asked for:
-        InputError: not exactly one budget, a budget that is not positive, nothing to train, or as `encode`.
+    first tenth of the steps and falls on a line to zero. Raises InputError, when the first loss is asked for, for less
+    than one step, nothing to train, or as `encode`.
     """
-    budget = steps if seconds is None else seconds
-    if (steps is None) == (seconds is None) or not budget > 0:
-        raise InputError(f"one budget is needed, steps or seconds, above 0; got steps={steps}, seconds={seconds}")
+    if steps < 1:
+        raise InputError(f"a training has 1 or more steps; got {steps}")
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise InputError("the model has no trainable parameters: add adapters, or let some layers require gradients")
+    # A trained embedding has a gradient as large as itself, and two halves of a batch would hold it twice.
+    whole = any(p.requires_grad for p in model.get_input_embeddings().parameters())
     labels, examples = label_ids(tokenizer), encode(rows, tokenizer)
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     epochs = (batches(examples, size, seed + epoch) for epoch in itertools.count())
-    spent = 0.0
-    for step, (ids, lengths, answers) in enumerate(itertools.chain.from_iterable(epochs)):
-        start, done = time.perf_counter(), step / steps if steps else spent / seconds
-        if done >= 1:
-            break
-        share = (step + 1) / steps if steps else max(done, 0.01)  # a first step of rate zero would be lost
-        optimizer.param_groups[0]["lr"] = rate * min(1, share / WARM_UP) * (1 - done)
+    for step, (ids, lengths, answers) in zip(range(steps), itertools.chain.from_iterable(epochs), strict=False):
+        optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / steps / WARM_UP) * (1 - step / steps)
         model.train()
-        logits = label_logits(model, ids, lengths, labels)
-        loss = torch.nn.functional.cross_entropy(logits, answers.to(logits.device))
         optimizer.zero_grad(set_to_none=False)  # gradients keep their place, so the heap gets fewer holes
-        loss.backward()
+
+        def backward(batch: tuple[torch.Tensor, ...], rows: int = len(ids)) -> float:
+            logits = label_logits(model, *batch[:2], labels)
+            loss = torch.nn.functional.cross_entropy(logits, batch[2].to(logits.device), reduction="sum") / rows
+            loss.backward()  # adds to what the other half of the batch has left; of two, the order does not matter
+            return loss.item()
+
+        halves = zip(*(t.chunk(1 if whole else 2) for t in (ids, lengths, answers)), strict=True)
+        value = sum(_side_by_side(model, backward, list(halves)))
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
-        value = loss.item()
         model.eval()  # whenever the caller has it, and however early the caller stops
-        spent += time.perf_counter() - start
         yield value
 
 
 @torch.no_grad()
-def predict(model: Model, tokenizer: Tokenizer, rows: Sequence[Diagnosis], prompt: str = PROMPT) -> list[int]:
+def predict(model: Model, tokenizer: Tokenizer, rows: Rows, prompt: str = PROMPT) -> list[int]:
     """The chapter that a model gives each row: that of the label with the largest logit. InputError as `encode`."""
     labels, found = label_ids(tokenizer), torch.zeros(len(rows), dtype=torch.long)
     examples = [(tokens, place) for place, (tokens, _) in enumerate(encode(rows, tokenizer, prompt))]
     was_training = model.training
+
+    def answer(batch: tuple[torch.Tensor, ...]) -> None:
+        found[batch[2]] = label_logits(model, *batch[:2], labels).argmax(-1).cpu() + 1
+
     model.eval()
-    for ids, lengths, places in batches(examples, 64):
-        found[places] = label_logits(model, ids, lengths, labels).argmax(-1).cpu() + 1
+    _side_by_side(model, answer, list(batches(examples, 64)))
     model.train(was_training)
     return found.tolist()
 
 
-def score(rows: Sequence[Diagnosis], predicted: Sequence[int]) -> Score:
+def score(rows: Rows, predicted: Sequence[int]) -> Score:
     """Macro accuracy of predicted chapters, with a bootstrap interval over families within each chapter.
 
     Raises InputError as `check_rows`, and where there are not as many predictions as rows.
@@ -313,9 +321,3 @@ def score(rows: Sequence[Diagnosis], predicted: Sequence[int]) -> Score:
         drawn.append(right[picks].sum(1) / total[picks].sum(1))
     low, high = np.quantile(np.mean(drawn, axis=0), [0.025, 0.975])
     return Score(float(np.mean(list(by_chapter.values()))), float(low), float(high), by_chapter, tuple(predicted))
-
-
-def majority(train: Sequence[Diagnosis], test: Sequence[Diagnosis]) -> Score:
-    """Score of always answering the chapter that is most frequent in training (the lowest number, if several are)."""
-    check_rows(train)
-    return score(test, [statistics.mode(sorted(row.chapter for row in train))] * len(test))

@@ -1,37 +1,22 @@
 """LoRA on the medical task: the course's loop against peft with transformers' `Trainer`, on the same diagnoses.
 
 Both train the same adapters of peft (rank 16, all linear layers) on the same rows. The course's loop batches by
-length, computes the head only where the label is, and keeps the base in bfloat16 where the processor has it.
+length, computes the head only where a label is, and keeps the base in bfloat16 where the processor has it.
 """
 
 import logging
-import math
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import DataCollatorForSeq2Seq, PrinterCallback, Trainer, TrainingArguments
 
 from utils import diagnoses, measure, models
 
 SPEED_ROWS, SECONDS = 128, 40
 LAYERS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-class _StopAfter(TrainerCallback):
-    """Ends a training when its seconds are over."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds = seconds
-
-    def on_train_begin(self, args, state, control, **kwargs) -> None:
-        self.start = time.monotonic()
-
-    def on_step_end(self, args, state, control, **kwargs) -> None:
-        control.should_training_stop = time.monotonic() - self.start >= self.seconds
 
 
 def adapted(precision: str = "float32") -> PeftModel:
@@ -41,9 +26,7 @@ def adapted(precision: str = "float32") -> PeftModel:
     return get_peft_model(models.load_language_model(precision), config)
 
 
-def trainer(
-    model: PeftModel, tokenizer, rows: Sequence[diagnoses.Diagnosis], folder: str, seconds: float = math.inf, **options
-) -> Trainer:
+def trainer(model: PeftModel, tokenizer, rows: Sequence[diagnoses.Diagnosis], folder: str, **options) -> Trainer:
     """transformers' Trainer with its defaults, but silent and saving nothing; only the label token has a loss."""
     words, data = diagnoses.label_ids(tokenizer).tolist(), []
     for ids, label in diagnoses.encode(rows, tokenizer):
@@ -51,13 +34,13 @@ def trainer(
     quiet = {"disable_tqdm": True, "report_to": "none", "save_strategy": "no", "logging_strategy": "no"}
     quiet |= {"dataloader_pin_memory": torch.cuda.is_available()}  # without a GPU it only complains
     arguments, collator = TrainingArguments(folder, **quiet, **options), DataCollatorForSeq2Seq(tokenizer)
-    made = Trainer(model, arguments, collator, data, callbacks=[_StopAfter(seconds)])
+    made = Trainer(model, arguments, collator, data)
     made.remove_callback(PrinterCallback)
     return made
 
 
 def measured_lines() -> Iterator[str]:
-    """Time for the same diagnoses, then accuracy after the same time."""
+    """Time for the same diagnoses, then accuracy after about the same time."""
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft asks transformers by an old name
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)  # would like one more package
     tokenizer, data = models.load_tokenizer(), diagnoses.split()
@@ -76,11 +59,12 @@ def measured_lines() -> Iterator[str]:
         yield f"{SPEED_ROWS} diagnoses: Trainer / course's loop          {ratio}"
         per_second = [SPEED_ROWS / seconds for seconds in (ratio.first_seconds, ratio.second_seconds)]
         yield f"diagnoses a second: Trainer {per_second[0]:.1f}, ours {per_second[1]:.1f}"
-        steps = int(SECONDS / ratio.first_seconds * SPEED_ROWS / 8)  # so that its rate falls to zero in that time
         ours = adapted(precision)
-        list(diagnoses.training(ours, tokenizer, data.train, seconds=SECONDS, rate=2e-3))
+        # As many steps as fit into the seconds by the times above, so that the rate of each falls to zero in them.
+        steps, own_steps = (int(SECONDS * speed / size) for speed, size in zip(per_second, (8, 32), strict=True))
+        list(diagnoses.training(ours, tokenizer, data.train, steps=own_steps, rate=2e-3))
         yield f"accuracy after {SECONDS} s: ours                          {validation(ours)}"
         for name, options in {"its default rate": {}, "our rate": {"learning_rate": 2e-3}}.items():
             theirs = adapted()
-            trainer(theirs, tokenizer, data.train, folder, max_steps=steps, seconds=SECONDS, **options).train()
+            trainer(theirs, tokenizer, data.train, folder, max_steps=steps, **options).train()
             yield f"accuracy after {SECONDS} s: Trainer, {name:17}      {validation(theirs)}"

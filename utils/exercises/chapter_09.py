@@ -52,7 +52,7 @@ EXERCISES = (
                 "The wrong way round: the scale divides by the rank, so alpha must grow with it.",
             ),
         ),
-        probes=((16, 8, 64, False), (16, 8, 32, True), (32, 16, 4, False), (16, 8, 72, True)),
+        probes=((16, 8, 64, False), (16, 6, 8, False), (32, 16, 4, False), (16, 8, 72, True), (16, 8, 24, True)),
     ),
     Exercise(
         id="09.3",
