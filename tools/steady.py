@@ -21,7 +21,7 @@ from tools.choices import choose
 from utils import claims
 from utils.chapters import ROOT
 
-CHAPTERS = "03,04,05,06,07,09,10,11,13,14,16,17"
+CHAPTERS = "03,04,05,06,07,09,10,11,13,14,16,17,18"
 # Each condition: what is set in the environment of the run.
 CONDITIONS: dict[str, dict[str, str]] = {
     "quiet": {},

@@ -22,7 +22,7 @@ PARTS = {
     "Run it": ("05", "06", "07", "08"),
     "Adapt it": ("09", "10", "11"),
     "Understand it": ("12", "13", "14", "15"),
-    "After the article": ("16", "17"),
+    "After the article": ("16", "17", "18"),
 }
 FURTHER = "After the article"  # the part for further study: no plan of a workshop needs it
 
