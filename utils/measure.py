@@ -23,8 +23,6 @@ import torch
 from utils.errors import InputError
 
 Work = Callable[[], Any]  # what is timed
-with suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
-    ctypes.CDLL(None).mallopt(-8, 1)  # M_ARENA_MAX: what one thread frees serves the others, too
 
 
 @dataclass(frozen=True)
