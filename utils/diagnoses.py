@@ -10,7 +10,6 @@ Chapter 22 has three diagnoses in two families; it cannot be split fairly and is
 """
 
 import contextlib
-import ctypes
 import functools
 import hashlib
 import itertools
@@ -36,8 +35,7 @@ LABELS = dict(enumerate(WORDS, 1))  # chapter of ICD-10-CM: the word that stands
 PROMPT = "{text}\nField:"
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10  # of the families of a chapter
 EACH = {"test": 30, "validation": 10, "train": 300}  # rows of a chapter
-with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library, or Windows
-    ctypes.CDLL(None).mallopt(-3, 1 << 20)  # M_MMAP_THRESHOLD: what a thread frees goes back to the system at once
+_POOL = ThreadPoolExecutor(2)  # one for all: each new thread would keep freed memory of its own
 Rows = Sequence["Diagnosis"]
 Example = tuple[list[int], int]  # the tokens of a prompt, and its label as an index into `label_ids`
 LONG = 24  # tokens: batches of longer texts hold fewer of them
@@ -247,8 +245,8 @@ def _side_by_side(model: Model, work: Callable[[Any], Any], parts: Sequence[Any]
         with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
             return work(part)
 
-    with measure.one_thread(), ThreadPoolExecutor(2) as pool:
-        return list(pool.map(own, parts))
+    with measure.one_thread():
+        return list(_POOL.map(own, parts))
 
 
 def training(
