@@ -1,6 +1,7 @@
 """`make bench`: its topics, and that the forms it compares give the same result. Nothing here is timed."""
 
 import inspect
+import json
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 
 from tools import bench, choices
-from tools.bench import attention, engines, gpu, training
+from tools.bench import attention, engines, gpu, quantization, training
 
 TINY = {"model_type": "llama", "vocab_size": 500, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
 TINY |= {"num_attention_heads": 4, "num_key_value_heads": 2}
@@ -78,3 +79,16 @@ def test_the_bare_step_on_a_gpu_writes_what_the_library_writes():
     with torch.no_grad():
         right = model(torch.arange(3)[:, None], past_key_values=cache).logits.argmax(-1)
     assert torch.equal(once(), right) and right.unique().numel() > 1
+
+
+def test_a_card_s_records_are_written_a_line_each():
+    records = [{"format": "FP32"}, {"format": "BF16", "milliseconds": [1.5]}]
+    found = {"card": "a card", "products": records, "memory": []}
+    text = gpu.as_text(found)
+    assert json.loads(text) == found and text.count("\n") == 8
+
+
+def test_every_linear_layer_is_replaced():
+    model = quantization.from_scratch(AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY)))
+    kinds = [type(layer) for layer in model.modules()]
+    assert torch.nn.Linear not in kinds and kinds.count(quantization.Int8Linear) == 2 * 7 + 1

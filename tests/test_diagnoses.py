@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import threading
 from collections import Counter
 
 import numpy as np
@@ -295,3 +296,13 @@ def test_threads_keep_the_callers_modes(tokenizer, model, threads, half):
         seen.clear()
         list(diagnoses.training(copy.deepcopy(model), tokenizer, diagnoses.split().train[:8], steps=1))
         assert seen == {(half, True, 1)}
+
+
+def test_all_steps_share_two_threads(tokenizer, model, threads):
+    """A thread keeps memory that it freed: new ones for each step would pile it up."""
+    threads(2)
+    seen = set()
+    with model.lm_head.register_forward_hook(lambda *_: seen.add(threading.current_thread())):
+        for _ in range(3):
+            diagnoses.predict(model, tokenizer, diagnoses.split().test[:140])
+    assert 1 <= len(seen) <= 2 and threading.current_thread() not in seen

@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, Stat
 from transformers.models.deepseek_v3.modeling_deepseek_v3 import DeepseekV3MoE
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from tools.bench.quantization import Int8Pack
+from tools.bench.quantization import Int8Pack, replace_linears
 from utils import catalog, chapters, measure
 
 DENSE, EXPERTS, TRAINED = "deepseek-llm-7b-base", "DeepSeek-V3", "deepseek-coder-1.3b-base"
@@ -174,12 +174,10 @@ def decoding() -> Iterator[Record]:
         model = _model(DENSE, torch.float32 if route == "FP32" else torch.bfloat16)
         layer = model.model.layers[0].mlp.down_proj
         x = torch.randn(32, layer.in_features, dtype=model.dtype, device="cuda")
-        right = layer(x)
-        if make:
-            for name, linear in list(model.named_modules()):
-                if isinstance(linear, nn.Linear):
-                    model.set_submodule(name, make(linear))
         with torch.no_grad():
+            right = layer(x)
+            if make:
+                replace_linears(model, make)
             wrong = (model.model.layers[0].mlp.down_proj(x) - right).norm() / right.norm()
         del layer, right
         gc.collect()

@@ -44,12 +44,17 @@ def int_mm_is_exact() -> bool:
     return bool((torch._int_mm(worst, worst.T) == 64 * 127**2).all())
 
 
-def from_scratch(model: PreTrainedModel) -> nn.Module:
-    """Every Linear layer replaced by an `Int8Linear`."""
+def replace_linears(model: PreTrainedModel, make: Callable[[nn.Linear], nn.Module]) -> nn.Module:
+    """The model, with what `make` makes of each Linear layer in its place."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, nn.Linear):
-            model.set_submodule(name, Int8Linear(layer))
+            model.set_submodule(name, make(layer))
     return model
+
+
+def from_scratch(model: PreTrainedModel) -> nn.Module:
+    """Every Linear layer replaced by an `Int8Linear`."""
+    return replace_linears(model, Int8Linear)
 
 
 def dynamic(model: PreTrainedModel) -> nn.Module:
@@ -74,10 +79,7 @@ class Int8Pack(nn.Module):
 
 def int8pack(model: PreTrainedModel) -> nn.Module:
     """torch's product of bfloat16 inputs and 8-bit weights."""
-    for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear):
-            model.set_submodule(name, Int8Pack(layer))
-    return model.bfloat16()
+    return replace_linears(model, Int8Pack).bfloat16()
 
 
 def file_bits(model: PreTrainedModel) -> decoding.FourBitModel:
