@@ -39,6 +39,11 @@ SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-fi
 SWITCHES += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 PATIENCE = 90_000  # milliseconds; a busy machine is slow
 RUN_ALL = 300_000
+CLOSED_SOCKET = re.compile(
+    r"^Exception in callback .*\n(?:handle: .*\n)?Traceback .*\n(?: +.*\n)*"
+    r"zmq\S+ZMQError: Socket operation on non-socket\n",
+    re.MULTILINE,
+)
 expect.set_options(timeout=PATIENCE)
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium")]
@@ -272,7 +277,9 @@ def test_a_wrong_answer_gets_its_hint_and_a_right_one_is_kept(ran: Page):
 def test_nothing_is_asked_from_the_network_and_the_terminal_is_quiet(ran: Page, lab: Lab):
     asked = {url for url in lab.requests if not url.startswith(("data:", "blob:"))}
     assert len(asked) > 20 and not {url for url in asked if not url.startswith(lab.base + "/")}
-    assert "Warning" not in lab.printed() and "Error" not in lab.printed() and len(lab.printed().splitlines()) < 9
+    # A kernel that is told to restart may report its own closed socket, once in many runs, and the chapter runs on.
+    printed = CLOSED_SOCKET.sub("", lab.printed())
+    assert "Warning" not in printed and "Error" not in printed and len(printed.splitlines()) < 9
 
 
 def test_ctrl_c_ends_it_at_once_with_its_kernels(lab: Lab):

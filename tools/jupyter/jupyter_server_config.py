@@ -5,6 +5,7 @@ against strangers stays as it is: the random token, the checks of origin and XSR
 """
 
 import json
+import logging
 import os
 import sys
 
@@ -21,6 +22,7 @@ c.ServerApp.root_dir = os.path.abspath("notebooks")
 c.ServerApp.allow_root = hasattr(os, "geteuid") and os.geteuid() == 0
 c.ServerApp.answer_yes = True  # Ctrl-C ends it without a question
 c.Application.log_level = "CRITICAL"  # the address is shown even so
+logging.getLogger("asyncio").setLevel("CRITICAL")  # a restarted kernel's socket may close under its reader
 c.LabApp.default_url = "/lab/tree/00_start_here.ipynb"
 c.LabApp.news_url = None  # nothing is asked from the network
 c.LabApp.extension_manager = "readonly"
