@@ -15,7 +15,6 @@ WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if WORKERS > 1:  # before torch is imported, here and in the kernels that inherit this
     # Two workers that each use all cores would mostly wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // WORKERS)))
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # threads that wait let others have the core, as in tools.execute
 # In kernels and programs that tests start, no other `utils` comes before the course's.
 _paths = [str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]
 os.environ["PYTHONPATH"] = os.pathsep.join(_paths)

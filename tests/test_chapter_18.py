@@ -91,8 +91,22 @@ def test_behind_a_killed_candidate_a_new_worker_goes_on():
 
 
 def test_a_worker_that_cannot_work_is_an_error_and_not_a_wrong_answer():
-    with pytest.raises(RuntimeError, match="worker failed"):
-        run_tests([("x", "def", "too much")])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(RuntimeError, match="worker failed"):
+        patch.setitem(run_tests.__globals__, "WORKER", "raise SystemExit('no worker')")
+        run_tests([("x", "def")])
+
+
+@pytest.mark.parametrize("candidates", [["x[0]"], ("x[0]", "abc"), [("x", "def", "too much")]])
+def test_what_is_no_pair_of_program_and_task_is_refused(candidates):
+    with pytest.raises(ValueError, match="a candidate is a pair"):
+        run_tests(candidates)
+
+
+def test_where_the_system_limits_no_processor_time_the_clock_does():
+    worker = run_tests.__globals__["WORKER"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(run_tests.__globals__, "WORKER", "import signal; del signal.setitimer" + worker)
+        assert run_tests([("x[3:6]", "def"), (HANGS, "def"), ("x[0]", "def")], seconds=0.05) == "1k0"
 
 
 def test_nothing_that_a_candidate_does_reaches_this_process():
@@ -111,6 +125,14 @@ def endless(answers, tasks):
         pass
 
 
+def deaf(answers, tasks):
+    while True:
+        try:
+            endless(answers, tasks)
+        except Exception:
+            continue
+
+
 @pytest.mark.parametrize(
     ("reward", "complaint"),
     [
@@ -119,7 +141,10 @@ def endless(answers, tasks):
         (lambda answers, tasks: [1.0, -math.inf], "finite numbers; got -inf"),
         (lambda answers, tasks: [1.0], "must give 2 numbers"),
         (lambda answers, tasks: 1.0, "must give 2 numbers"),
-        (lambda answers, tasks: ["right", "wrong"], "raised"),
+        (lambda answers, tasks: ["right", "wrong"], r"must give numbers; got \['right', 'wrong'\]"),
+        (lambda answers, tasks: None, "must give numbers; got nothing"),
+        (lambda answers, tasks: (1.0 for answer in answers), "must give numbers; got <generator"),
+        (deaf, "deaf took longer than 0.3 s"),
         (endless, "endless took longer than 0.3 s"),
     ],
 )
@@ -230,21 +255,21 @@ def test_groups_that_cannot_be_compared_are_refused(answers: int, group: int, co
 def test_pass_at_k_counts_the_draws_that_have_a_right_answer(n: int, data):
     c, k = data.draw(st.integers(0, n)), data.draw(st.integers(1, n))
     draws = list(itertools.combinations([1] * c + [0] * (n - c), k))
-    assert pass_at(k, c, n) == pytest.approx(sum(map(any, draws)) / len(draws))
+    assert pass_at(n, c, k) == pytest.approx(sum(map(any, draws)) / len(draws))
 
 
 def test_pass_at_k_is_unbiased_and_the_power_is_too_low():
     p, n, k = 0.3, 6, 3
     chances = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
     true = 1 - (1 - p) ** k
-    assert sum(x * pass_at(k, c, n) for c, x in enumerate(chances)) == pytest.approx(true)
+    assert sum(x * pass_at(n, c, k) for c, x in enumerate(chances)) == pytest.approx(true)
     assert sum(x * (1 - (1 - c / n) ** k) for c, x in enumerate(chances)) < true - 0.02
 
 
 @pytest.mark.parametrize(("k", "c", "n"), [(0, 1, 4), (5, 1, 4), (1, 5, 4), (1, -1, 4)])
 def test_pass_at_k_refuses_what_cannot_be(k: int, c: int, n: int):
     with pytest.raises(ValueError, match="no pass@"):
-        pass_at(k, c, n)
+        pass_at(n, c, k)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,9 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
@@ -206,3 +209,12 @@ def test_the_machine_s_rates_are_work_over_the_median_time(monkeypatch):
     operations = 2 * 2 * 1024**3
     assert rates == {"bytes": 256e6, **dict.fromkeys(("float32", "bfloat16", "int8"), operations)}
     assert next(turn) == 4 * 10
+
+
+@pytest.mark.parametrize("own", [None, "7"])
+def test_waiting_threads_soon_give_the_core_away_unless_somebody_has_said_when(own: str | None):
+    told = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    told |= {"GOMP_SPINCOUNT": own} if own else {}
+    code = "import deepseek_by_the_numbers, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == [own or "3000", "False"]  # it is read when torch is imported

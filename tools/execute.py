@@ -78,8 +78,7 @@ def _environment(folder: Path) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     path = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
     own = {"PYTHONPATH": path, "IPYTHONDIR": str(folder), "COURSE_PROGRESS": str(folder / "progress.json")}
-    # Threads that wait for each other let another program have the core soon; on a busy machine that halves the time.
-    return {"GOMP_SPINCOUNT": "1000"} | kept | own | {"TQDM_DISABLE": "1"}
+    return kept | own | {"TQDM_DISABLE": "1"}
 
 
 def execute(notebook: NotebookNode, place: Path, folder: Path, timeout: float, meter: _Meter) -> dict[str, Any]:

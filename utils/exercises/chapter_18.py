@@ -1,13 +1,19 @@
-"""Exercises of chapter 18: questions of a batch, advantages, pass@k, the clipped gain, the KL term, a group's pull."""
+"""Exercises of chapter 18: questions of a batch, advantages, pass@k, the clipped gain, the KL term, silent groups."""
 
+import functools
 import math
 import statistics
+from collections.abc import Callable
 
 from utils.exercises import Exercise, Mistake, Question
 
 
 def _centred(rewards: list) -> list:
     return [reward - sum(rewards) / len(rewards) for reward in rewards]
+
+
+def _divided(deviation: Callable, small: float, rewards: list) -> list:
+    return [a / (deviation(rewards) + small) for a in _centred(rewards)] if len(rewards) > 1 else []
 
 
 def _clipped(ratio: float, eps: float) -> float:
@@ -33,6 +39,8 @@ EXERCISES = (
             Mistake(1024, "Those are the answers. Each question has 64 of them."),
             Mistake(64, "Those are the answers to one question. How many such groups fit the batch?"),
             Mistake(1024 * 64, "The batch is counted in answers already: 1,024 of them, not of questions."),
+            Mistake(1024 * 1024 // 64, "The 1,024 tokens of an answer play no part: only answers are counted."),
+            Mistake(128, "8 bits make a byte, but here 64 answers make a group: divide by 64."),
             Mistake(1024 - 64, "The groups share the batch: divide, do not subtract."),
         ),
     ),
@@ -41,8 +49,8 @@ EXERCISES = (
         level=2,
         minutes=8,
         hints=(
-            "The average of the group is sum(rewards) / len(rewards).",
-            "Subtract it from each reward. Before that, a group of fewer than two gets [].",
+            "Subtract the average of the group, sum(rewards) / len(rewards), and divide by nothing.",
+            "A group of fewer than two gets []. For the others: [reward - mean for reward in rewards].",
         ),
         solution="def advantage_of(rewards):\n"
         "    if len(rewards) < 2:\n"
@@ -51,11 +59,13 @@ EXERCISES = (
         "    return [reward - mean for reward in rewards]\n\n\nanswer = advantage_of",
         after="In a group of one the answer is its own average: its advantage would always be 0, and teach nothing.",
         mistakes=(
-            Mistake(
-                lambda rewards: (
-                    [a / (statistics.stdev(rewards) + 1e-4) for a in _centred(rewards)] if len(rewards) > 1 else []
-                ),
-                "That is divided by the deviation, as in DeepSeekMath. Here it is not.",
+            *(
+                Mistake(
+                    functools.partial(_divided, deviation, small),
+                    "That is divided by the deviation, as in DeepSeekMath. Here it is not.",
+                )
+                for deviation in (statistics.stdev, statistics.pstdev, statistics.variance, statistics.pvariance)
+                for small in (1e-4, 1e-8)
             ),
             Mistake(
                 lambda rewards: [-a for a in _centred(rewards)] if len(rewards) > 1 else [],
@@ -108,9 +118,23 @@ EXERCISES = (
                 "That is the chance that none is right. Its opposite is asked.",
             ),
             Mistake(lambda n, c, k: c / n, "That is pass@1, whatever k is."),
+            *(
+                Mistake(
+                    added, "Chances of several tries do not simply add up: two right samples in one draw count once."
+                )
+                for added in (lambda n, c, k: min(1, k * c / n), lambda n, c, k: k * c / n)
+            ),
             Mistake(
-                lambda n, c, k: min(1, k * c / n),
-                "Chances of several tries do not simply add up: two right samples in one draw count once.",
+                lambda n, c, k: c * math.comb(n - c, k - 1) / math.comb(n, k),
+                "That is the chance of exactly one right sample. Two or more count, too.",
+            ),
+            Mistake(
+                lambda n, c, k: 0.0 if n - c < k else _pass(n, c, k),
+                "With k above n - c no draw can avoid all the right ones: that is 1, not 0.",
+            ),
+            Mistake(
+                lambda n, c, k: 0.0 if c < k else _pass(n, c, k),
+                "One right sample is enough: c may be smaller than k.",
             ),
             Mistake(
                 lambda n, c, k: math.comb(c, k) / math.comb(n, k),
@@ -138,6 +162,19 @@ EXERCISES = (
                 "Clipping alone also stops a token that has moved in the wrong direction. Take the smaller of both.",
             ),
             Mistake(lambda ratio, a, eps: ratio * a, "Nothing is clipped there."),
+            Mistake(lambda ratio, a, eps: a, "That is the gain at a ratio of 1. The ratio counts, too."),
+            *(
+                Mistake(other, "It is the ratio that is clipped, before it is multiplied.")
+                for other in (
+                    lambda ratio, a, eps: min(ratio * a, _clipped(ratio * a, eps)),
+                    lambda ratio, a, eps: ratio * _clipped(a, eps),
+                    lambda ratio, a, eps: min(ratio * a, ratio * _clipped(a, eps)),
+                )
+            ),
+            Mistake(
+                lambda ratio, a, eps: min(ratio * abs(a), _clipped(ratio, eps) * abs(a)),
+                "The advantage keeps its sign.",
+            ),
             Mistake(
                 lambda ratio, a, eps: max(ratio * a, _clipped(ratio, eps) * a),
                 "Take the smaller of both, which is the careful one.",
@@ -172,8 +209,8 @@ EXERCISES = (
         level=2,
         minutes=6,
         hints=(
-            "d = ref - new.",
-            "math.exp(d) - d - 1.",
+            "Three parts of d = ref - new: its exponential, less d itself, less 1.",
+            "math.exp(d) - d - 1, with d = ref - new.",
         ),
         solution="import math\n\n\ndef kl_of(new, ref):\n"
         "    d = ref - new\n"
@@ -196,9 +233,26 @@ EXERCISES = (
                 lambda new, ref: math.exp(ref - new) - 1,
                 "One part is missing: d itself is subtracted, too.",
             ),
+            Mistake(lambda new, ref: math.exp(ref - new), "That is the ratio alone. It should be 0 where both agree."),
             Mistake(
-                lambda new, ref: 0.5 * (ref - new) ** 2,
-                "That is close where both nearly agree. The term itself has an exponential.",
+                lambda new, ref: math.exp(ref - new) + (ref - new) - 1,
+                "Its sign: d itself is subtracted.",
+            ),
+            Mistake(
+                lambda new, ref: ref / new - math.log(ref / new) - 1,
+                "new and ref are logarithms already: their difference is the logarithm of the ratio.",
+            ),
+            *(
+                Mistake(even, "That is close where both nearly agree. The term itself has an exponential.")
+                for even in (
+                    lambda new, ref: 0.5 * (ref - new) ** 2,
+                    lambda new, ref: (ref - new) ** 2,
+                    lambda new, ref: abs(ref - new),
+                )
+            ),
+            Mistake(
+                lambda new, ref: 0.04 * (math.exp(ref - new) - (ref - new) - 1),
+                "That is multiplied by beta. The term is asked without it.",
             ),
         ),
         probes=((-1.0, -1.0), (-1.0, -2.5), (-2.0, -0.5), (-3.0, -1.0)),
@@ -209,33 +263,34 @@ EXERCISES = (
         level=2,
         minutes=6,
         hints=(
-            "The average is right / 8. A right answer lies 1 - right / 8 above it, a wrong one right / 8 below.",
-            "right * (1 - right / 8) + (8 - right) * right / 8.",
+            "All advantages are 0 where all answers get the same reward. In which two cases do they?",
+            "All g are right, p ** g, or all g are wrong, (1 - p) ** g.",
         ),
-        solution="def pull_of(right):\n"
-        "    mean = right / 8\n"
-        "    return right * (1 - mean) + (8 - right) * mean\n\n\nanswer = pull_of",
-        after="That is 16 p (1 - p) with p = right / 8: a question that is solved half the time teaches most.",
+        solution="def silent(p, g):\n    return p**g + (1 - p) ** g\n\n\nanswer = silent",
+        after="A question that 6 % of the answers solve is silent in 61 % of groups of 8, and in 2 % of groups of 64: "
+        "rare successes need a start, or large groups.",
         mistakes=(
+            Mistake(lambda p, g: (1 - p) ** g, "That counts the groups that are all wrong. There is a second kind."),
+            Mistake(lambda p, g: p**g, "That counts the groups that are all right. There is a second kind."),
             Mistake(
-                lambda right: right * (1 - right / 8),
-                "Those are the right answers alone. The wrong ones are pushed down as strongly.",
+                lambda p, g: 1 - p**g - (1 - p) ** g,
+                "That is the chance that the group does teach something.",
             ),
             Mistake(
-                lambda right: 0 if right in (0, 8) else 16 * math.sqrt(right / 8 * (1 - right / 8)) / 2,
-                "That is divided by the deviation. Here it is not.",
-            ),
-            Mistake(lambda right: right, "Those are the rewards. The average has to be subtracted from each."),
-            Mistake(
-                lambda right: 2 * right / 8 * (1 - right / 8),
-                "That is the mean of the 8 answers. Their sum is asked.",
+                lambda p, g: 1 - (1 - p) ** g,
+                "That is the chance of at least one right answer.",
             ),
             Mistake(
-                lambda right: right * (1 - right / 8) - (8 - right) * right / 8,
-                "That is 0 for each group: without absolute values, both sides cancel.",
+                lambda p, g: p**g * (1 - p) ** g,
+                "A group cannot be all right and all wrong. The chances of two cases that exclude each other add up.",
             ),
+            Mistake(
+                lambda p, g: 2 * (p * (1 - p)) ** (g / 2) if g % 2 == 0 else 2.0 * 0.5**g,
+                "Half right and half wrong is the group that teaches most.",
+            ),
+            Mistake(lambda p, g: 2 * 0.5**g, "That is right for p = 0.5 only."),
         ),
-        probes=((0,), (1,), (2,), (4,), (7,), (8,)),
+        probes=((0.5, 2), (0.25, 8), (0.06, 8), (0.9, 3), (0.0, 4), (1.0, 4), (0.3, 1)),
         tolerance=1e-6,
     ),
 )
