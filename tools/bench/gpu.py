@@ -148,6 +148,7 @@ def step(model: PreTrainedModel, batch: int) -> Callable[[], torch.Tensor]:
 def _as_graph(work: Callable[[], object]) -> Callable[[], None]:
     """The same kernels, recorded once and launched together."""
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
             work()

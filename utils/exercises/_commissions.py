@@ -123,7 +123,8 @@ class Commission(Exercise):
         rows = [(p.name, f"{p.got}, {p.wanted}", "✔" if p.met else "✘") for p in points]
         rows.append(("a million tokens", f"${self._cost(made):,.2f} at the least, prompts included", ""))
         dearer = "as much" if math.isclose(times, 1) else f"{times:.2g} times as much"
-        rows.append(("the cheapest", f"${self.cheapest:,.2f} an hour; this one costs {dearer}", ""))
+        costs = f"; this one costs {dearer}" if all(point.met for point in points) else ""
+        rows.append(("the cheapest", f"${self.cheapest:,.2f} an hour{costs}", ""))
         head = f"{made.model} ({made.precision}) on {made.hardware}: {made.split}; batch {made.batch:,}"
         report = "\n".join([head, *(f"  {name:<17}{told:<55}{mark}".rstrip() for name, told, mark in rows)])
         for point in points:
@@ -210,7 +211,7 @@ class Commission(Exercise):
             raise _Refused(f"precision: {whole.precision} is not allowed here; {_either(formats)} is.")
         ways = _ways(split.partition(",")[0].lower().replace("expert", "data"))
         if math.prod(ways.values()) != number or not (ways or split.lower() == "one card"):
-            example = "one card" if number == 1 else f"tensor {number}"
+            example = "one card" if number == 1 else f"pipeline {number}"
             raise _Refused(f"split must be for {whole.hardware}, for example {example!r}; got {split!r}.")
         if ways.get("tensor", 1) > planner.NODE:
             raise _Refused(f"split: a tensor split stays within a machine of {planner.NODE} cards; got {split!r}.")
@@ -302,8 +303,12 @@ class Commission(Exercise):
             return SPLIT
         if made.fullest - share / (1 if latent else ways["tensor"]) > made.room:
             return f"The weights take {_gb(made.weights)}. {WEIGHTS}"
+        users = self.request.users
+        fewer = {"model": made.model, "precision": made.precision, "split": made.split, "batch": users}
+        if made.batch > users > 0 and self._planned(deployment | fewer).fits:
+            return f"No more than {users} ask at the same time: a smaller batch has room."
         plain = not latent and config["num_key_value_heads"] == config["num_attention_heads"]
-        told = HEADS if plain else CACHE if self.request.users else BATCH
+        told = HEADS if plain else CACHE if users else BATCH
         return f"The cache takes {_gb(made.cache)}, {_gb(made.cache / made.batch)} a conversation. {told}"
 
 

@@ -193,8 +193,8 @@ EXERCISES = (
             "A prompt of a million tokens is arithmetic. Which cards have it, and which split shares one prompt?",
         ),
         solution=_ANSWER.format(**_deployment("DeepSeek-V4-Flash", "published", "4xH100", "pipeline 4", 16)),
-        after="A million tokens of V4-Flash are 7 GB in 16 bits; V3's kind of cache would take ten times that. What is "
-        "left to pay for is the reading.",
+        after="A million tokens of V4-Flash, the model of the cheapest answer, are 7 GB in 16 bits; V3's kind of cache "
+        "would take ten times that. What is left to pay for is the reading.",
         mistakes=(
             Mistake(_deployment("DeepSeek-V3.2", "published", "8xB200", "pipeline 8", 16), _commissions.REACH),
             Mistake(_deployment("DeepSeek-V4-Flash", "published", "4xH200", "tensor 4", 16), _commissions.LATENT),
