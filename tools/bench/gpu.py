@@ -1,7 +1,7 @@
 """DeepSeek's own shapes on one GPU: products, decoding in several formats, a mixture's experts, memory.
 
-The weights are random: neither a speed nor a peak of memory depends on their values. What is measured goes to
-`build/gpu.json` as well; `utils/data/gpu.json` is such a file, and the chapters read it.
+The weights are random: no peak of memory depends on their values, and no speed but a router's and LLM.int8's. What is
+measured goes to `build/gpu.json` as well; `utils/data/gpu.json` is such a file, and the chapters read it.
 """
 
 import copy

@@ -121,10 +121,10 @@ class Commission(Exercise):
             return Judgement(False, str(refusal))
         points, times = self._points(made), self._hourly(made) / self.cheapest
         rows = [(p.name, f"{p.got}, {p.wanted}", "✔" if p.met else "✘") for p in points]
-        rows.append(("a million tokens", f"${self._cost(made):,.2f} at the least, prompts included", ""))
         dearer = "as much" if math.isclose(times, 1) else f"{times:.2g} times as much"
-        costs = f"; this one costs {dearer}" if all(point.met for point in points) else ""
-        rows.append(("the cheapest", f"${self.cheapest:,.2f} an hour{costs}", ""))
+        if all(point.met for point in points):
+            rows.append(("a million tokens", f"${self._cost(made):,.2f} at the least, prompts included", ""))
+            rows.append(("the cheapest", f"${self.cheapest:,.2f} an hour; this one costs {dearer}", ""))
         head = f"{made.model} ({made.precision}) on {made.hardware}: {made.split}; batch {made.batch:,}"
         report = "\n".join([head, *(f"  {name:<17}{told:<55}{mark}".rstrip() for name, told, mark in rows)])
         for point in points:
@@ -211,7 +211,7 @@ class Commission(Exercise):
             raise _Refused(f"precision: {whole.precision} is not allowed here; {_either(formats)} is.")
         ways = _ways(split.partition(",")[0].lower().replace("expert", "data"))
         if math.prod(ways.values()) != number or not (ways or split.lower() == "one card"):
-            example = "one card" if number == 1 else f"pipeline {number}"
+            example = "one card" if number == 1 else f"data {number}"
             raise _Refused(f"split must be for {whole.hardware}, for example {example!r}; got {split!r}.")
         if ways.get("tensor", 1) > planner.NODE:
             raise _Refused(f"split: a tensor split stays within a machine of {planner.NODE} cards; got {split!r}.")

@@ -40,7 +40,7 @@ EXERCISES = (
             Mistake(64, "Those are the answers to one question. How many such groups fit the batch?"),
             Mistake(1024 * 64, "The batch is counted in answers already: 1,024 of them, not of questions."),
             Mistake(1024 * 1024 // 64, "The 1,024 tokens of an answer play no part: only answers are counted."),
-            Mistake(128, "8 bits make a byte, but here 64 answers make a group: divide by 64."),
+            Mistake(128, "8 answers to a question are this chapter's number. DeepSeekMath has 64: divide by 64."),
             Mistake(1024 - 64, "The groups share the batch: divide, do not subtract."),
         ),
     ),
@@ -70,6 +70,10 @@ EXERCISES = (
             Mistake(
                 lambda rewards: [-a for a in _centred(rewards)] if len(rewards) > 1 else [],
                 "The sign: an answer above the average has a positive advantage.",
+            ),
+            Mistake(
+                lambda rewards: [abs(a) for a in _centred(rewards)] if len(rewards) > 1 else [],
+                "The sign counts: below the average an advantage is negative.",
             ),
             Mistake(
                 lambda rewards: [r - statistics.median(rewards) for r in rewards] if len(rewards) > 1 else [],
@@ -139,6 +143,10 @@ EXERCISES = (
             Mistake(
                 lambda n, c, k: math.comb(c, k) / math.comb(n, k),
                 "That is the chance that all k are right. One is enough.",
+            ),
+            Mistake(
+                lambda n, c, k: 1 - math.comb(c, k) / math.comb(n, k),
+                "That is the chance that not all k are right. One right sample is asked.",
             ),
         ),
         probes=((16, 4, 1), (16, 4, 2), (16, 4, 8), (10, 0, 3), (10, 9, 3), (5, 5, 2), (8, 3, 4)),
@@ -285,10 +293,16 @@ EXERCISES = (
                 "A group cannot be all right and all wrong. The chances of two cases that exclude each other add up.",
             ),
             Mistake(
-                lambda p, g: 2 * (p * (1 - p)) ** (g / 2) if g % 2 == 0 else 2.0 * 0.5**g,
+                lambda p, g: math.comb(g, g // 2) * p ** (g // 2) * (1 - p) ** (g - g // 2),
                 "Half right and half wrong is the group that teaches most.",
             ),
             Mistake(lambda p, g: 2 * 0.5**g, "That is right for p = 0.5 only."),
+            Mistake(lambda p, g: 1 - p**g, "That is the chance of at least one wrong answer."),
+            *(
+                Mistake(double, "All right and all wrong are not equally likely, unless p is 0.5.")
+                for double in (lambda p, g: 2 * p**g, lambda p, g: 2 * (1 - p) ** g)
+            ),
+            Mistake(lambda p, g: max(p**g, (1 - p) ** g), "Both cases count: add them."),
         ),
         probes=((0.5, 2), (0.25, 8), (0.06, 8), (0.9, 3), (0.0, 4), (1.0, 4), (0.3, 1)),
         tolerance=1e-6,
