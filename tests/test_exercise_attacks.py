@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lifting import lift
 
@@ -512,6 +512,7 @@ def test_no_part_of_a_deployment_ends_in_a_traceback(exercise: Commission, field
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@example(wanted=10**12, slip=1, tolerance=1e-5)
 @given(
     wanted=st.floats(1e-6, 1e6) | st.integers(1, 10**12),
     slip=st.floats(-0.5, 0.5) | st.floats(-1e-4, 1e-4) | st.integers(-3, 3),
@@ -519,8 +520,10 @@ def test_no_part_of_a_deployment_ends_in_a_traceback(exercise: Commission, field
 )
 def test_a_number_is_right_within_its_tolerance_and_nowhere_else(wanted: float, slip: float, tolerance: float) -> None:
     given = wanted + slip if isinstance(slip, int) else wanted * (1 + slip)
-    if isinstance(wanted, int):
-        assert _answers.same(given, wanted, tolerance) == (abs(given - wanted) <= 1e-12 * wanted)
+    if isinstance(given, int):
+        assert _answers.same(given, wanted, tolerance) == (given == wanted)
+    elif isinstance(wanted, int):  # floats know a count to some 15 digits
+        assert _answers.same(given, wanted, tolerance) == (abs(given - wanted) <= 1e-12 * max(wanted, given))
     elif abs(abs(given - wanted) / wanted - tolerance) > 1e-3 * tolerance:
         assert _answers.same(given, wanted, tolerance) == (abs(given - wanted) < tolerance * max(wanted, abs(given)))
 
