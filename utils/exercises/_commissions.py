@@ -292,20 +292,19 @@ class Commission(Exercise):
     def _why_full(self, made: planner.Plan) -> str:
         """Why the fullest card has no room: the first cause without which it had."""
         config, ways = catalog.get(made.model).config, {"pipeline": 1, "data": 1, "tensor": 1} | _ways(made.split)
-        deployment = {"hardware": made.hardware, "split": made.split, "batch": made.batch}
+        deployment = {name: getattr(made, name) for name in FIELDS}
         share = made.cache / (ways["pipeline"] * ways["data"])  # of the cache, on a card that cuts no heads
         latent = config["model_type"] not in shapes.GQA  # one entry for all heads
         if self._fused(made) and (planned := self._plan(made.model, "int8", deployment)).fits:
             return f"The weights take {_gb(made.weights)}, not {_gb(planned.weights)}. {FUSED}"
         if latent and made.fullest - share * (1 - 1 / ways["tensor"]) <= made.room:
             return f"{_gb(share)} of that are cache. {LATENT}"
-        if self._planned(deployment | {"model": made.model, "precision": made.precision, "split": None}).fits:
+        if self._planned(deployment | {"split": None}).fits:
             return SPLIT
         if made.fullest - share / (1 if latent else ways["tensor"]) > made.room:
             return f"The weights take {_gb(made.weights)}. {WEIGHTS}"
         users = self.request.users
-        fewer = {"model": made.model, "precision": made.precision, "split": made.split, "batch": users}
-        if made.batch > users > 0 and self._planned(deployment | fewer).fits:
+        if made.batch > users > 0 and self._planned(deployment | {"batch": users}).fits:
             return f"No more than {users} ask at the same time: a smaller batch has room."
         plain = not latent and config["num_key_value_heads"] == config["num_attention_heads"]
         told = HEADS if plain else CACHE if users else BATCH
