@@ -1,7 +1,9 @@
 """What chapter 18 builds in its cells: the judge, the sampler, GRPO's loss against trl, and pass@k."""
 
+import copy
 import itertools
 import math
+import random
 import sys
 
 import pytest
@@ -24,8 +26,8 @@ answers_of, until_line_end, texts_of, log_probs, sample, prompts_of, LINE_END, L
 pass_at, advantages, grpo_loss, ahead, with_a_hole = lift(
     "18", "pass_at", "advantages", "grpo_loss", "ahead", "with_a_hole"
 )
-grpo, rejection, supervised, distilled, lower_part = lift(
-    "18", "grpo", "rejection", "supervised", "distilled", "lower_part"
+grpo, rejection, supervised, distilled, lower_part, start, draw = lift(
+    "18", "grpo", "rejection", "supervised", "distilled", "lower_part", "start", "draw"
 )
 TRL = files.records("trl_loss.json")
 HANGS = "9 ** 9 ** 9"
@@ -294,8 +296,35 @@ def test_grpo_makes_what_is_rewarded_more_likely():
     def reward(answers, tasks):
         return [float(len(answer) % 2) for answer in answers]
 
+    prompts, ids, mask, rewards, *_ = draw(model, random.Random(0), reward, 0)  # grpo's own first batch
+
+    def agreement() -> float:
+        with torch.no_grad():
+            return float((log_probs(model, prompts, ids) * mask).sum(1) @ advantages(rewards, 8))
+
+    before = agreement()
+    grpo(model, 0, reward, 1)
+    assert rewards.std() > 0 and agreement() > before
     grpo(model, 0, reward, 3, note=lambda rewards, *_: wanted.append(float(rewards.mean())))
     assert len(wanted) == 3 and all(0 <= share <= 1 for share in wanted)
+
+
+def test_each_batch_of_answers_is_read_as_often_as_asked(monkeypatch):
+    torch.manual_seed(0)
+    losses = []
+    monkeypatch.setitem(grpo.__globals__, "step", lambda optimizer, loss: losses.append(float(loss.detach())))
+    grpo(lower_part(1), 0, lambda answers, tasks: [float(i % 2) for i in range(len(answers))], 2, readings=3)
+    assert len(losses) == 6 and losses[0] == losses[2]  # nothing has moved, and old stays what it was
+
+
+def test_a_start_that_misses_its_aim_says_so(tiny):
+    with pytest.raises(RuntimeError, match=r"below 1\.1 after 2 steps"):
+        start(copy.deepcopy(tiny), 1e-3, 1.1, limit=2)
+
+
+def test_rewards_may_be_whole_numbers_in_a_list_or_hang_on_a_gradient():
+    assert advantages([1, 0, 0, 0], 4, divided=False).tolist() == [0.75, -0.25, -0.25, -0.25]
+    assert not scored(lambda answers, tasks: torch.ones(2, requires_grad=True), ["x", "x"], ["abc"] * 2).requires_grad
 
 
 # --------------------------------------------------------------------------------------------------- verdicts
