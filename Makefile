@@ -1,7 +1,7 @@
 # The course's commands. Each one first sets up .venv; a second run reuses it.
 #   PYTHON=python3.12   the Python that makes .venv (3.11, 3.12 or 3.13)
 #   ONLY=05,07          chapters for "make course" and the PDF files of "make site", topics for "make bench"
-#   JOBS=2              notebooks that "make course" runs at the same time
+#   JOBS=1              notebooks that "make course" runs at the same time; without it 2, where two cores and 8 GB are free
 #   REPO=owner/name     where "make publish" says that the course is hosted, on GitHub
 #   TAG=v1.0            the tag that Colab opens and installs; without it the last one stays
 #   PORT=8890           the port of "make lab" on this machine (default: a free one from 8888 on)
@@ -25,7 +25,7 @@ help:
 	@echo "DeepSeek by the Numbers"
 	@echo
 	@echo "  make lab       open the course in JupyterLab, at chapter 00 (PORT=8890)"
-	@echo "  make course    run every chapter; pages and report go to build/ (ONLY=05,07  JOBS=2)"
+	@echo "  make course    run every chapter; pages and report go to build/ (ONLY=05,07  JOBS=1)"
 	@echo "  make site      the website, with handouts and slides, in build/site/html (PDF=1: handouts as PDF files, too)"
 	@echo "  make check     run the quick tests: units, what chapters promise, style; no notebook, no browser"
 	@echo "  make test      run all tests, the notebooks' outputs included"

@@ -111,10 +111,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         port = listener.getsockname()[1]
     command = [str(Path(sys.executable).with_name("jupyter")), "lab", f"--port={port}", "--no-browser"]
     environment = os.environ | own | {"PYTHONPATH": str(chapters.ROOT)}
+    ours, theirs = os.openpty()  # people have a terminal: with one, the server itself answers Ctrl-C
     with (folder / "terminal.txt").open("w") as terminal:
-        process = subprocess.Popen(
-            command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=terminal, stderr=terminal
-        )
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdin=theirs, stdout=terminal, stderr=terminal)
     try:
         running = Lab(process, folder, port, "")
         end = time.monotonic() + PATIENCE / 1000
@@ -127,6 +126,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         if process.poll() is None:
             process.terminate()
             process.wait(60)
+        for end in (ours, theirs):
+            os.close(end)
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,14 @@ def test_a_run_records_its_own_chapters_not_those_of_a_report_that_another_run_w
     assert recorded == [{"number": "05", "status": "ok"}]
 
 
+@pytest.mark.parametrize(("arguments", "jobs"), [([], 2), (["--record"], 1), (["--jobs", "3", "--record"], 3)])
+def test_what_is_recorded_ran_alone(arguments, jobs, monkeypatch):
+    asked = []
+    monkeypatch.setattr(runner, "fitting_jobs", lambda: 2)
+    monkeypatch.setattr(runner, "run_course", lambda only, jobs: (asked.append(jobs) or 1, []))
+    assert tools_cli.main(["run", *arguments]) == 1 and asked == [jobs]
+
+
 @pytest.mark.parametrize(("commands", "some"), [(cli, ["params", "plan"]), (tools_cli, ["run", "save", "publish"])])
 def test_help_lists_the_commands_and_an_unknown_one_is_refused(commands, some, capsys):
     assert commands.main(["--help"]) == 0

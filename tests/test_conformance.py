@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import clocks
 import figures
 import nbformat
 import pytest
@@ -229,6 +230,13 @@ def few_outputs_are_ignored_and_each_has_a_reason(name: str, notebook: NotebookN
     if len(ignored) > 0.15 * len(code(notebook)):
         complaints.append(f"{len(ignored)} of {len(code(notebook))} code cells ignore their outputs (at most 15 %)")
     return complaints
+
+
+@rule
+def what_a_clock_decides_is_not_compared(name: str, notebook: NotebookNode) -> list[str]:
+    """Beside other work, an interval may be too wide to separate, and then the words differ from the saved ones."""
+    shown = [cell for cell in clocks.showing(code(notebook)) if IGNORED not in tags(cell)]
+    return [f"shows what a clock decides, and is compared: {cell.id}, {cell.source[:40]!r}" for cell in shown]
 
 
 @rule
@@ -476,6 +484,10 @@ PLANTED = [
     (few_outputs_are_ignored_and_each_has_a_reason, add_code("1", tags=[IGNORED])),
     (few_outputs_are_ignored_and_each_has_a_reason, add_code("# NBVAL_IGNORE_OUTPUT")),
     (few_outputs_are_ignored_and_each_has_a_reason, all_outputs_ignored),
+    (what_a_clock_decides_is_not_compared, add_code("print(measure.settle(f, g, 2).at_least(2))")),
+    (what_a_clock_decides_is_not_compared, add_code("r = {}\nr['a'] = measure.settle(f, g, 2)\nprint(r)")),
+    (what_a_clock_decides_is_not_compared, add_code("def f():\n    return time.perf_counter()\nverdict('C01', f())")),
+    (what_a_clock_decides_is_not_compared, add_code("r = []\nr.append(time.monotonic())\nfor t in r:\n    print(t)")),
     (verdicts_are_computed_and_belong_to_the_chapter, add_code('verdict("C12", holds=1 < len("ab"))')),
     (verdicts_are_computed_and_belong_to_the_chapter, add_code('verdict("C01", holds=False)')),
     (verdicts_are_computed_and_belong_to_the_chapter, add_code('verdict("C01", holds=1 > 2)')),

@@ -9,6 +9,7 @@ import sys
 import time
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import psutil
@@ -413,3 +414,26 @@ def test_write_text_leaves_the_old_file_when_it_fails(tmp_path, monkeypatch):
     with pytest.raises(UnicodeEncodeError):
         files.write(path, "new \ud800")
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(("jobs", "cores", "own", "threads"), [(2, 8, None, "4"), (3, 2, None, "1"), (2, 8, "7", "7")])
+def test_notebooks_that_run_at_once_share_the_cores(jobs, cores, own, threads, monkeypatch, tmp_path):
+    seen, ended = [], runner.ChapterResult("00", "x", "00_x.ipynb", "ok", 1.0, 1.0, [], None)
+    monkeypatch.setattr(runner._Job, "start", lambda job, timeout, environment: seen.append(environment))
+    monkeypatch.setattr(runner._Job, "look", lambda job: setattr(job, "result", ended) or True)
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if own:
+        monkeypatch.setenv("OMP_NUM_THREADS", own)
+    write(tmp_path, "00_x.ipynb", "print(1)")
+    for some in (jobs, 1):
+        list(runner._run_all([runner._Job(tmp_path / "00_x.ipynb")], some, 1, quiet()))
+    assert [environment.get("OMP_NUM_THREADS") for environment in seen] == [threads, own]
+
+
+@pytest.mark.parametrize(("cores", "gigabytes", "jobs"), [(1, 64, 1), (2, 6, 1), (2, 9, 2), (16, 64, 2), (None, 64, 1)])
+def test_two_notebooks_run_at_once_where_there_is_room(cores, gigabytes, jobs, monkeypatch):
+    monkeypatch.setattr(runner.os, "cpu_count", lambda: cores)
+    memory = SimpleNamespace(available=gigabytes * 1e9)
+    monkeypatch.setattr(runner.psutil, "virtual_memory", lambda: memory)
+    assert runner.fitting_jobs() == jobs

@@ -25,10 +25,12 @@ def _say_changed(paths: list[Path]) -> None:
 @app.command()
 def run(
     only: Only = None,
-    jobs: Annotated[int, Option(metavar="N", help="notebooks at the same time")] = 1,
+    jobs: Annotated[int | None, Option(metavar="N", help="notebooks at the same time (default: 1 or 2)")] = None,
     record: Record = False,
 ) -> None:
     """Run every chapter; write handouts and a report to build/."""
+    if jobs is None:  # times to keep are those of a chapter that runs alone
+        jobs = 1 if record else runner.fitting_jobs()
     code, results = runner.run_course(only, jobs)
     if record and code == 0:
         generated.record(result.record() for result in results)

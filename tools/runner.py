@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import psutil
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -25,6 +27,7 @@ from utils.chapters import NOTEBOOKS, ROOT, notebook_paths
 from utils.errors import CourseError
 
 CELL_TIMEOUT = 600  # seconds
+MEMORY = 4e9  # bytes that a chapter may take, with some to spare
 LOOK_EVERY = 0.1  # seconds between two looks at what runs
 
 
@@ -55,13 +58,13 @@ class _Job:
         self.result: ChapterResult | None = None
         self.folder = tempfile.TemporaryDirectory(prefix="course-", ignore_cleanup_errors=True)
 
-    def start(self, cell_timeout: float) -> None:
+    def start(self, cell_timeout: float, environment: dict[str, str]) -> None:
         self.started = time.monotonic()
         command = [sys.executable, "-m", "tools.execute", str(self.path), self.folder.name, str(cell_timeout)]
         with (Path(self.folder.name) / "errors").open("wb") as errors:
             streams = {"stdin": subprocess.PIPE, "stdout": errors, "stderr": errors}
             # In a session of its own, so that Ctrl-C reaches this process alone, which then ends all others.
-            self.process = subprocess.Popen(command, cwd=ROOT, start_new_session=True, **streams)
+            self.process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams)
 
     def look(self) -> bool:
         """Take note of the cell that runs; says whether the notebook has ended, with a result then."""
@@ -96,6 +99,11 @@ class _Job:
         if self.expected:
             return max(self.expected - elapsed, 0.0)
         return elapsed * (len(self.notebook.cells) - self.cell) / self.cell if self.cell else None
+
+
+def fitting_jobs() -> int:
+    """How many notebooks to run at once: 2 where there are two cores and memory for both, as then all end sooner."""
+    return 2 if (os.cpu_count() or 1) > 1 and psutil.virtual_memory().available >= 2 * MEMORY else 1
 
 
 def run_course(only: str | None = None, jobs: int = 1) -> tuple[int, list[ChapterResult]]:
@@ -184,12 +192,15 @@ def save(notebook: Path, console: Console | None = None) -> ChapterResult:
 def _run_all(chosen: list[_Job], jobs: int, cell_timeout: float, console: Console) -> Iterator[_Job]:
     """Execute notebooks, at most `jobs` at a time; yields each when it has ended."""
     waiting, running = list(chosen), list[_Job]()
+    # Together they get as many threads as there are cores: two that share a core only wait for each other.
+    threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs, 1))} if jobs > 1 else {}
+    environment = threads | os.environ
     with _Display(console, chosen, jobs) as display:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     running.append(waiting.pop(0))
-                    running[-1].start(cell_timeout)
+                    running[-1].start(cell_timeout, environment)
                     display.started(running[-1])
                 time.sleep(LOOK_EVERY)
                 for job in list(running):

@@ -1,16 +1,22 @@
 """DeepSeek's own shapes on one GPU: products, decoding in several formats, a mixture's experts, memory.
 
 The weights are random: no peak of memory depends on their values, and no speed but a router's and LLM.int8's. What is
-measured goes to `build/gpu.json` as well; `utils/data/gpu.json` is such a file, and the chapters read it.
+measured goes to `build/gpu.json`; `utils/data/gpu.json` is such a file, and the chapters read it.
 """
 
 import copy
+import functools
 import gc
+import itertools
 import json
+import multiprocessing
 import platform
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date
 from typing import Any
 
@@ -31,19 +37,21 @@ CONTEXT, BATCHES = 512, (1, 4, 16, 64)  # of decoding: places of the cache, rows
 Record = dict[str, Any]
 
 
-def _milliseconds(work: Callable[[], object], repeats: int = 25) -> list[float]:
-    """Median, and the 95 % interval of the median, of one call."""
-    work()
-    torch.cuda.synchronize()
-    times, end = [], time.perf_counter() + 2
-    while len(times) < repeats and (len(times) < 9 or time.perf_counter() < end):
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        before.record()
-        work()
-        after.record()
-        torch.cuda.synchronize()
-        times.append(before.elapsed_time(after))
-    return [round(value, 4) for value in (statistics.median(times), *measure.median_interval(times))]
+def _milliseconds(*works: Callable[[], object]) -> list[list[float]]:
+    """Median, and the 95 % interval of the median, of one call of each, in turn, after a second of warming up."""
+    times: list[list[float]] = [[] for _ in works]
+    warm = time.perf_counter() + 1
+    while len(times[0]) < 9 or (time.perf_counter() < warm + 1.5 and len(times[0]) < 51):
+        for work, taken in zip(works, times, strict=True):
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            work()
+            after.record()
+            torch.cuda.synchronize()
+            taken.append(before.elapsed_time(after))
+        if time.perf_counter() < warm:
+            times = [[] for _ in works]
+    return [[round(value, 4) for value in (statistics.median(t), *measure.median_interval(t))] for t in times]
 
 
 def _model(name: str, dtype: torch.dtype = torch.bfloat16, attention: str = "sdpa") -> PreTrainedModel:
@@ -55,20 +63,24 @@ def _model(name: str, dtype: torch.dtype = torch.bfloat16, attention: str = "sdp
 
 
 class Float8Linear(nn.Module):
-    """Weights and inputs in FP8 (E4M3), each with one scale for the whole tensor; summed by the tensor cores."""
+    """Weights and inputs in FP8 (E4M3), each with one scale for the whole tensor; summed by the tensor cores.
 
-    def __init__(self, layer: nn.Linear) -> None:
+    With `given`, the inputs' scale is this number and is not looked for: right for no model, but it shows what the
+    search costs.
+    """
+
+    def __init__(self, layer: nn.Linear, given: float | None = None) -> None:
         super().__init__()
+        self.given = given and torch.tensor(given, device=layer.weight.device)
         self.scale = layer.weight.detach().abs().amax().float() / 448
         self.weight = (layer.weight.detach() / self.scale).to(torch.float8_e4m3fn)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., inputs) -> (..., outputs)
         rows = x.flatten(0, -2)
-        scale = rows.abs().amax().float().clamp_min(1e-12) / 448
+        scale = rows.abs().amax().float().clamp_min(1e-12) / 448 if self.given is None else self.given
         scales = {"scale_a": scale, "scale_b": self.scale, "out_dtype": x.dtype}
-        return torch._scaled_mm((rows / scale).to(torch.float8_e4m3fn), self.weight.T, **scales).unflatten(
-            0, x.shape[:-1]
-        )
+        whole = rows / scale if self.given is None else rows
+        return torch._scaled_mm(whole.to(torch.float8_e4m3fn), self.weight.T, **scales).unflatten(0, x.shape[:-1])
 
 
 class Int4Pack(nn.Module):
@@ -111,6 +123,7 @@ ROUTES: dict[str, Callable[[nn.Linear], nn.Module] | None] = {
     "FP32": None,
     "BF16": None,
     "FP8": Float8Linear,
+    "FP8, no scale sought": functools.partial(Float8Linear, given=1.0),
     "INT8, weights alone": Int8Pack,
     "4 bits, torch": Int4Pack,
     "NF4, bitsandbytes": _nf4,
@@ -156,22 +169,36 @@ def _as_graph(work: Callable[[], object]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         work()
-    return graph.replay
+    # A graph holds addresses only; what lies there lives as long as the work does.
+    return functools.partial(lambda graph, work: graph.replay(), graph, work)
 
 
 def _library_step(model: PreTrainedModel) -> Callable[[], object]:
-    """A forward pass of the library for one token, with a static cache at a fixed place."""
+    """A forward pass of the library for one token, with a static cache of `CONTEXT` that is half full at first."""
     cache = StaticCache(config=model.config, max_cache_len=CONTEXT)
-    ids = torch.arange(CONTEXT - 17, device="cuda")[None]
+    ids = torch.arange(CONTEXT // 2, device="cuda")[None]
     with torch.no_grad():
         model(ids, past_key_values=cache, logits_to_keep=1)
-    once = {"past_key_values": cache, "position_ids": torch.full((1, 1), CONTEXT - 17, device="cuda")}
+    once = {"past_key_values": cache, "position_ids": torch.full((1, 1), CONTEXT // 2, device="cuda")}
     return torch.no_grad()(lambda: model(ids[:, :1], **once))
 
 
+def _prepared(model: PreTrainedModel, batch: int, way: str) -> Callable[[], object]:
+    if way == "library":
+        return _library_step(model)
+    return step(model, batch) if way == "kernels" else _as_graph(step(model, batch))
+
+
 def decoding() -> Iterator[Record]:
-    """Milliseconds for the next token in each format: the library's pass, the same kernels, and those as one graph."""
+    """Milliseconds for the next token in each format: the library's pass, the same kernels, and those as one graph.
+
+    Each is timed in turn with one and the same step in BF16 (`beside`), which tells how steady the card was.
+    """
+    beside = _as_graph(step(_model(DENSE), 1))
     for route, make in ROUTES.items():
+        gc.collect()
+        torch.cuda.empty_cache()
+        before = torch.cuda.memory_allocated()
         model = _model(DENSE, torch.float32 if route == "FP32" else torch.bfloat16)
         layer = model.model.layers[0].mlp.down_proj
         x = torch.randn(32, layer.in_features, dtype=model.dtype, device="cuda")
@@ -180,30 +207,27 @@ def decoding() -> Iterator[Record]:
             if make:
                 replace_linears(model, make)
             wrong = (model.model.layers[0].mlp.down_proj(x) - right).norm() / right.norm()
-        del layer, right
+        del layer, right, x
         gc.collect()
         torch.cuda.empty_cache()
-        held = torch.cuda.memory_allocated()
+        held = torch.cuda.memory_allocated() - before
         record = {"route": route, "model": DENSE, "bytes": held, "product_error": round(float(wrong), 4)}
-        # Few passes: each adds a token to the library's cache.
-        ways = {(1, "library"): lambda model=model: _milliseconds(_library_step(model), 15)}
-        for batch in BATCHES:
-            ways[batch, "kernels"] = lambda model=model, batch=batch: _milliseconds(step(model, batch))
-        for batch in BATCHES:  # last, because a format that cannot be recorded spoils what follows
-            ways[batch, "graph"] = lambda model=model, batch=batch: _milliseconds(_as_graph(step(model, batch)))
-        for (batch, way), measured in ways.items():
-            record |= {"batch": batch, "way": way}
-            yield record | (timed := _or_error(measured))
+        # The graphs last, because a format that cannot be recorded spoils what follows.
+        ways = [(1, "library"), *itertools.product(BATCHES, ("kernels",)), *itertools.product(BATCHES, ("graph",))]
+        found = []
+        for batch, way in ways:
+            timed = _or_error(lambda batch=batch, way=way, model=model: (_prepared(model, batch, way), beside))
+            found.append(record | {"batch": batch, "way": way} | timed)
             if "error" in timed:
                 break
-        del model, ways, measured
-        gc.collect()
-        torch.cuda.empty_cache()
+        yield from sorted(found, key=lambda row: row["batch"])
+        del model
 
 
-def _or_error(measured: Callable[[], list[float]]) -> Record:
+def _or_error(prepared: Callable[[], tuple[Callable[[], object], ...]]) -> Record:
+    """Milliseconds of the first work that is prepared, and of what is timed in turn with it, if anything is."""
     try:
-        return {"milliseconds": measured()}
+        return dict(zip(("milliseconds", "beside"), _milliseconds(*prepared()), strict=False))
     except Exception as error:  # a format that a kernel does not take must not hide the others
         torch.cuda.synchronize()
         return {"error": f"{type(error).__name__}: {error}".splitlines()[0][:160]}
@@ -234,21 +258,25 @@ def product_rates(rows: int = 4096, inputs: int = 7168, outputs: int = 18432) ->
         "FP8": (lambda x: x.to(eight), float8(False)),
         "FP8, fast sums": (lambda x: x.to(eight), float8(True)),
     }
+    halves = a.bfloat16(), b.bfloat16().T  # in BF16, to be timed in turn with each format
     for name, (form, multiply) in ways.items():
         torch.backends.cuda.matmul.allow_tf32 = name == "TF32"
         x, y = form(a), form(b)
         exact = x[:256].double() @ y[:256].double().T
         lost = (multiply(x[:256].contiguous(), y[:256].contiguous()).double() - exact).norm() / exact.norm()
-        timed = _or_error(lambda x=x, y=y, multiply=multiply: _milliseconds(lambda: multiply(x, y)))
+        timed = _or_error(lambda x=x, y=y, multiply=multiply: (lambda: multiply(x, y), lambda: halves[0] @ halves[1]))
         yield {"format": name, "shape": [rows, inputs, outputs], "sums_lose": float(f"{float(lost):.2e}")} | timed
     torch.backends.cuda.matmul.allow_tf32 = False
     block = torch.zeros(2**30, dtype=torch.int32, device="cuda")
     target = torch.empty_like(block)
-    yield {"format": "copy", "bytes": 2 * block.nbytes, "milliseconds": _milliseconds(lambda: target.copy_(block))}
+    yield {"format": "copy", "bytes": 2 * block.nbytes} | _or_error(lambda: (lambda: target.copy_(block),))
 
 
 def experts() -> Iterator[Record]:
-    """One layer of V3's 256 experts in BF16: milliseconds by the number of tokens that come at once."""
+    """One layer of V3's 256 experts in BF16: milliseconds by the number of tokens that come at once.
+
+    The layer as the library calls it, and (`graph`) its kernels recorded once and launched together.
+    """
     config = AutoConfig.for_model(**copy.deepcopy(catalog.get(EXPERTS).config))
     config._experts_implementation = "grouped_mm"
     torch.manual_seed(0)
@@ -258,12 +286,19 @@ def experts() -> Iterator[Record]:
         torch.set_default_dtype(torch.float32)
         for weight in layer.parameters():
             weight.normal_(0, 0.02)
-    for tokens in (1, 4, 16, 64, 256, 1024, 4096):
-        x = torch.randn(1, tokens, config.hidden_size, dtype=torch.bfloat16, device="cuda")
-        timed = _or_error(torch.no_grad()(lambda x=x: _milliseconds(lambda: layer(x))))
-        with torch.no_grad():
-            used = layer.gate(x)[2].unique().numel()
-        yield {"model": EXPERTS, "tokens": tokens, "used": used} | timed
+    found: list[Record] = []
+    for way in ("milliseconds", "graph"):  # the graphs last, as above
+        for place, tokens in enumerate((1, 4, 16, 64, 256, 1024, 4096)):
+            x = torch.randn(1, tokens, config.hidden_size, dtype=torch.bfloat16, device="cuda")
+            with torch.no_grad():
+                if way == "milliseconds":
+                    used = layer.gate(x)[2].unique().numel()
+                    timed = _or_error(lambda x=x: (lambda: layer(x),))
+                    found.append({"model": EXPERTS, "tokens": tokens, "used": used} | timed)
+                else:
+                    timed = _or_error(lambda x=x: (_as_graph(lambda: layer(x)),))
+                    found[place]["graph"] = timed.get("milliseconds", timed.get("error"))
+    yield from found
 
 
 def memory() -> Iterator[Record]:
@@ -314,21 +349,30 @@ PARTS: dict[str, Callable[[], Iterator[Record]]] = {
 }
 
 
+def _records(part: str) -> list[Record]:
+    return list(PARTS[part]())
+
+
 def measured_lines() -> Iterator[str]:
     """A line for each record; all go to `build/gpu.json` at once."""
     if not torch.cuda.is_available():
         yield "not measured: there is no GPU that PyTorch can use"
         return
-    found: dict[str, Any] = {"card": torch.cuda.get_device_name(), "date": str(date.today())}
+    found: dict[str, Any] = {"card": torch.cuda.get_device_name()}
+    if asks := shutil.which("nvidia-smi"):
+        query = [asks, "--query-gpu=driver_version", "--format=csv,noheader", "--id=0"]
+        found["driver"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.strip()
+    found |= {"date": str(date.today()), "made_by": "make bench ONLY=gpu"}
+    found |= {"weights": "random, in the shapes of the models named"}
     found |= {"torch": torch.__version__, "transformers": transformers.__version__, "python": platform.python_version()}
     target = chapters.ROOT / "build" / "gpu.json"
     target.parent.mkdir(exist_ok=True)
-    for part, records in PARTS.items():
-        found[part] = []
-        for record in records():
-            found[part].append(record)
+    # A process for each part: what one spoils or leaves on the card, another does not meet.
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), max_tasks_per_child=1) as pool:
+        for part in PARTS:
+            found[part] = pool.submit(_records, part).result()
             target.write_text(as_text(found), encoding="utf-8")
-            yield f"{part}: {json.dumps(record)}"
+            yield from (f"{part}: {json.dumps(record)}" for record in found[part])
 
 
 def as_text(found: dict[str, Any]) -> str:
