@@ -92,3 +92,12 @@ def test_every_linear_layer_is_replaced():
     model = quantization.from_scratch(AutoModelForCausalLM.from_config(AutoConfig.for_model(**TINY)))
     kinds = [type(layer) for layer in model.modules()]
     assert torch.nn.Linear not in kinds and kinds.count(quantization.Int8Linear) == 2 * 7 + 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_eight_bits_hold_the_largest_weights_of_any_format(dtype):
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(512, 256, bias=False, dtype=dtype)
+    packed, weight = quantization.Int8Pack(layer), layer.weight.detach().float()
+    found = packed.weight.float() * (weight.abs().amax(1, keepdim=True) / 127)
+    assert (found - weight).norm() / weight.norm() < 0.01

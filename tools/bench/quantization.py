@@ -69,8 +69,9 @@ class Int8Pack(nn.Module):
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
-        scale = layer.weight.detach().abs().amax(1).clamp_min(1e-12) / 127  # (outputs,)
-        self.register_buffer("weight", torch.round(layer.weight.detach() / scale[:, None]).to(torch.int8))
+        weight = layer.weight.detach().float()  # in bfloat16 the largest would come out as 128, and wrap to -128
+        scale = weight.abs().amax(1).clamp_min(1e-12) / 127  # (outputs,)
+        self.register_buffer("weight", torch.round(weight / scale[:, None]).to(torch.int8))
         self.register_buffer("scale", scale.bfloat16())
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:  # (..., inputs) -> (..., outputs)

@@ -41,6 +41,7 @@ EXERCISES = (
             Mistake(1024 * 64, "The batch is counted in answers already: 1,024 of them, not of questions."),
             Mistake(1024 * 1024 // 64, "The 1,024 tokens of an answer play no part: only answers are counted."),
             Mistake(128, "8 answers to a question are this chapter's number. DeepSeekMath has 64: divide by 64."),
+            Mistake(8, "8 questions are this chapter's number. DeepSeekMath's: divide 1,024 answers by 64."),
             Mistake(1024 - 64, "The groups share the batch: divide, do not subtract."),
         ),
     ),
@@ -62,9 +63,14 @@ EXERCISES = (
             *(
                 Mistake(
                     functools.partial(_divided, deviation, small),
-                    "That is divided by the deviation, as in DeepSeekMath. Here it is not.",
+                    f"That is divided by the {name}. Here it is not.",
                 )
-                for deviation in (statistics.stdev, statistics.pstdev, statistics.variance, statistics.pvariance)
+                for deviation, name in (
+                    (statistics.stdev, "deviation, as in DeepSeekMath"),
+                    (statistics.pstdev, "deviation, as in DeepSeekMath"),
+                    (statistics.variance, "variance"),
+                    (statistics.pvariance, "variance"),
+                )
                 for small in (1e-4, 1e-8)
             ),
             Mistake(
@@ -223,7 +229,8 @@ EXERCISES = (
         solution="import math\n\n\ndef kl_of(new, ref):\n"
         "    d = ref - new\n"
         "    return math.exp(d) - d - 1\n\n\nanswer = kl_of",
-        after="exp(d) is never below d + 1, so the term is never negative. Its mean is the KL divergence.",
+        after="exp(d) is never below d + 1, so the term is never negative. Its mean over the model's own samples is "
+        "the KL divergence.",
         mistakes=(
             Mistake(
                 lambda new, ref: math.exp(new - ref) - (new - ref) - 1,
@@ -250,13 +257,16 @@ EXERCISES = (
                 lambda new, ref: ref / new - math.log(ref / new) - 1,
                 "new and ref are logarithms already: their difference is the logarithm of the ratio.",
             ),
+            Mistake(lambda new, ref: ref - new, "That can be negative for a token. exp(d) - d - 1 cannot."),
+            Mistake(
+                lambda new, ref: 0.5 * (ref - new) ** 2,
+                "That is close where both nearly agree. The term itself has an exponential.",
+            ),
             *(
-                Mistake(even, "That is close where both nearly agree. The term itself has an exponential.")
-                for even in (
-                    lambda new, ref: 0.5 * (ref - new) ** 2,
-                    lambda new, ref: (ref - new) ** 2,
-                    lambda new, ref: abs(ref - new),
+                Mistake(
+                    even, "It is 0 where both agree, but has the wrong size elsewhere. The term has an exponential."
                 )
+                for even in (lambda new, ref: (ref - new) ** 2, lambda new, ref: abs(ref - new))
             ),
             Mistake(
                 lambda new, ref: 0.04 * (math.exp(ref - new) - (ref - new) - 1),
@@ -303,6 +313,7 @@ EXERCISES = (
                 for double in (lambda p, g: 2 * p**g, lambda p, g: 2 * (1 - p) ** g)
             ),
             Mistake(lambda p, g: max(p**g, (1 - p) ** g), "Both cases count: add them."),
+            Mistake(lambda p, g: 1.0, "That is always 1. The second part is (1 - p) ** g: the bracket comes first."),
         ),
         probes=((0.5, 2), (0.25, 8), (0.06, 8), (0.9, 3), (0.0, 4), (1.0, 4), (0.3, 1)),
         tolerance=1e-6,
@@ -355,9 +366,12 @@ QUIZ = (
     Question(
         text="Why do the candidates' limits count processor time, and not time on the clock?",
         options=(
-            ("Processor time is always the shorter", "On an idle machine both are nearly the same."),
             (
-                "A busy machine would judge differently",
+                "Processor time is always the shorter of both",
+                "On an idle machine both are nearly the same; that is no reason.",
+            ),
+            (
+                "On the clock, a busy machine judges differently",
                 "A right answer that has to wait for the processor would count as wrong.",
             ),
             ("A worker cannot read the machine's clock", "It can. But what the clock shows depends on what else runs."),
