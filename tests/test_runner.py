@@ -437,3 +437,14 @@ def test_two_notebooks_run_at_once_where_there_is_room(cores, gigabytes, jobs, m
     memory = SimpleNamespace(available=gigabytes * 1e9)
     monkeypatch.setattr(runner.psutil, "virtual_memory", lambda: memory)
     assert runner.fitting_jobs() == jobs
+
+
+@pytest.mark.skipif(os.name == "nt", reason="there kernels keep to TCP")
+def test_kernels_that_start_at_once_cannot_choose_the_same_port(tmp_path):
+    ask = "from ipykernel.connect import get_connection_info\nprint(get_connection_info(unpack=True)['transport'])"
+    for number in range(4):
+        write(tmp_path, f"0{number}_x.ipynb", ask)
+    build = tmp_path / "build"
+    results = runner.run_notebooks(jobs=4, notebooks=tmp_path, build=build, console=quiet())
+    assert all(result.ok for result in results)
+    assert all(">ipc\n" in page.read_text() for page in (build / "handouts").glob("*.html"))

@@ -91,6 +91,8 @@ def execute(notebook: NotebookNode, place: Path, folder: Path, timeout: float, m
     manager = client.create_kernel_manager()
     # No folder to look for kernels: this Python's own is left, whatever else is installed under its name.
     manager.kernel_spec_manager = KernelSpecManager(kernel_dirs=[])
+    if os.name != "nt":  # of two kernels that start at once, both may choose the same TCP port: one then never answers
+        manager.transport, manager.connection_file = "ipc", str(folder / "kernel.json")
     with log.open("wb") as output:
         try:
             client.execute(cwd=str(place), env=_environment(folder), stdout=output, stderr=output)
