@@ -41,7 +41,15 @@ class _Names(ast.NodeVisitor):
             self.bind(target, timed)
 
     def visit_AugAssign(self, node: ast.AugAssign) -> None:
-        self.bind(node.target, self.is_timed(node.value, node.target))
+        self.generic_visit(node)
+        if self.is_timed(node.value):  # else the target stays what it was
+            self.bind(node.target, True)
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> None:
+        self.generic_visit(node)
+        self.bind(node.target, self.is_timed(node.value))
+
+    visit_NamedExpr = visit_AnnAssign
 
     def visit_For(self, node: ast.For) -> None:
         self.bind(node.target, self.is_timed(node.iter))
