@@ -293,9 +293,12 @@ def test_threads_keep_the_callers_modes(tokenizer, model, threads, half):
     with torch.autocast("cpu", torch.bfloat16, enabled=half), model.lm_head.register_forward_hook(note):
         diagnoses.predict(model, tokenizer, diagnoses.split().test[:70])
         assert seen == {(half, False, 1)}
-        seen.clear()
-        list(diagnoses.training(copy.deepcopy(model), tokenizer, diagnoses.split().train[:8], steps=1))
-        assert seen == {(half, True, 1)}
+        learner = copy.deepcopy(model)
+        learner.get_input_embeddings().requires_grad_(False)
+        for trained, count in ((learner, 1), (model, 2)):  # with a trained embedding, both threads share the batch
+            seen.clear()
+            list(diagnoses.training(copy.deepcopy(trained), tokenizer, diagnoses.split().train[:8], steps=1))
+            assert seen == {(half, True, count)}
 
 
 def test_all_steps_share_two_threads(tokenizer, model, threads):

@@ -5,7 +5,9 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -218,3 +220,67 @@ def test_waiting_threads_soon_give_the_core_away_unless_somebody_has_said_when(o
     code = "import deepseek_by_the_numbers, os, sys; print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], env=told, capture_output=True, text=True, check=True)
     assert found.stdout.split() == [own or "3000", "False"]  # it is read when torch is imported
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_two_at_a_time_answers_in_order_on_one_thread_each(two_threads, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    meeting = threading.Barrier(2, timeout=20)
+
+    def work(part: int) -> tuple[int, int]:
+        if part < 2:
+            meeting.wait()  # would break if one followed the other
+        return part, torch.get_num_threads()
+
+    assert measure.two_at_a_time(work, range(5)) == [(part, 1) for part in range(5)]
+    assert measure.two_at_a_time(work, []) == []
+    assert torch.get_num_threads() == 2
+
+
+def test_of_many_parts_only_two_are_there_at_once(two_threads, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    alive, most = weakref.WeakSet(), []
+
+    class Part:
+        pass
+
+    def made():
+        for _ in range(6):
+            part = Part()
+            alive.add(part)
+            most.append(len(alive))
+            yield part
+            del part
+
+    measure.two_at_a_time(lambda part: time.sleep(0.01), made())
+    assert len(most) == 6 and max(most) == 2
+
+
+def test_a_part_that_fails_ends_the_rest(two_threads, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    begun = []
+
+    def work(part: int) -> None:
+        begun.append(part)
+        raise InputError(f"part {part} fails")
+
+    with pytest.raises(InputError, match=r"part [01] fails"):
+        measure.two_at_a_time(work, range(100))
+    assert len(begun) < 5 and torch.get_num_threads() == 2
+
+
+def test_with_one_thread_or_a_gpu_parts_follow_each_other(two_threads, monkeypatch):
+    seen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    measure.two_at_a_time(lambda part: seen.append(threading.current_thread()), range(2))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with measure.one_thread():
+        measure.two_at_a_time(lambda part: seen.append(threading.current_thread()), range(2))
+    assert set(seen) == {threading.current_thread()} and len(seen) == 4

@@ -15,10 +15,8 @@ import hashlib
 import itertools
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +33,6 @@ LABELS = dict(enumerate(WORDS, 1))  # chapter of ICD-10-CM: the word that stands
 PROMPT = "{text}\nField:"
 TEST_SHARE, VALIDATION_SHARE = 0.25, 0.10  # of the families of a chapter
 EACH = {"test": 30, "validation": 10, "train": 300}  # rows of a chapter
-_POOL = ThreadPoolExecutor(2)  # one for all: each new thread would keep freed memory of its own
 Rows = Sequence["Diagnosis"]
 Example = tuple[list[int], int]  # the tokens of a prompt, and its label as an index into `label_ids`
 LONG = 24  # tokens: batches of longer texts hold fewer of them
@@ -234,21 +231,6 @@ def label_logits(model: Model, ids: torch.Tensor, lengths: torch.Tensor, labels:
     return logits[torch.arange(len(ids), device=ids.device), place][:, labels].float()
 
 
-def _side_by_side(model: Model, work: Callable[[Any], Any], parts: Sequence[Any]) -> list[Any]:
-    """Results of `work`, in order: two parts at a time, each on one thread, where a processor has several."""
-    # The products of a small model are short: threads that share one lose more by waiting than they gain.
-    if model.device.type != "cpu" or torch.get_num_threads() == 1:
-        return list(map(work, parts))
-    grad, half = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
-
-    def own(part: Any) -> Any:  # a new thread knows neither mode
-        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
-            return work(part)
-
-    with measure.one_thread():
-        return list(_POOL.map(own, parts))
-
-
 def training(
     model: Model, tokenizer: Tokenizer, rows: Rows, *, steps: int, size: int = 32, rate: float = 1e-3, seed: int = 0
 ) -> Iterator[float]:
@@ -264,14 +246,15 @@ def training(
     if not parameters:
         raise InputError("the model has no trainable parameters: add adapters, or let some layers require gradients")
     # A trained embedding has a gradient as large as itself, and two halves of a batch would hold it twice.
-    whole = any(p.requires_grad for p in model.get_input_embeddings().parameters())
+    large = any(p.requires_grad for p in model.get_input_embeddings().parameters())
+    parts = 1 if large or model.device.type != "cpu" or torch.get_num_threads() == 1 else 2
     labels, examples = label_ids(tokenizer), encode(rows, tokenizer)
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     epochs = (batches(examples, size, seed + epoch) for epoch in itertools.count())
     for step, (ids, lengths, answers) in zip(range(steps), itertools.chain.from_iterable(epochs), strict=False):
         optimizer.param_groups[0]["lr"] = rate * min(1, (step + 1) / steps / WARM_UP) * (1 - step / steps)
         model.train()
-        optimizer.zero_grad(set_to_none=False)  # gradients keep their place, so the heap gets fewer holes
+        optimizer.zero_grad()
 
         def backward(batch: tuple[torch.Tensor, ...], rows: int = len(ids)) -> float:
             logits = label_logits(model, *batch[:2], labels)
@@ -279,8 +262,8 @@ def training(
             loss.backward()  # adds to what the other half of the batch has left; of two, the order does not matter
             return loss.item()
 
-        halves = zip(*(t.chunk(1 if whole else 2) for t in (ids, lengths, answers)), strict=True)
-        value = sum(_side_by_side(model, backward, list(halves)))
+        split = zip(*(t.chunk(parts) for t in (ids, lengths, answers)), strict=True)
+        value = sum(measure.two_at_a_time(backward, split) if parts > 1 else map(backward, split))
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         model.eval()  # whenever the caller has it, and however early the caller stops
@@ -298,7 +281,7 @@ def predict(model: Model, tokenizer: Tokenizer, rows: Rows, prompt: str = PROMPT
         found[batch[2]] = label_logits(model, *batch[:2], labels).argmax(-1).cpu() + 1
 
     model.eval()
-    _side_by_side(model, answer, list(batches(examples, 64)))
+    measure.two_at_a_time(answer, batches(examples, 64))
     model.train(was_training)
     return found.tolist()
 
