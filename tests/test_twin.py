@@ -1,5 +1,7 @@
 """The twin computes what the library's model computes: loss, every gradient, and the course of a training."""
 
+import math
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -108,3 +110,43 @@ def test_a_training_ends_where_the_librarys_ends(half: bool, monkeypatch: pytest
         theirs.append(loss.item())
     assert ours == pytest.approx(theirs, abs=0.02 if half else 1e-3)
     assert theirs[-1] < theirs[0] - 1.5
+
+
+def test_two_halves_of_a_batch_are_a_step_on_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three windows: halves of different size; and the experts of both are counted."""
+    monkeypatch.setattr(measure, "has_fast_bfloat16", lambda *_: False)
+    before, ends = torch.get_num_threads(), []
+    ids = torch.randint(5, 2000, (3, 40), generator=torch.Generator().manual_seed(0))
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            training = pretrain.Training("mini", pretrain.Recipe(steps=4, batch=3, window=40, warmup=1))
+            losses = [training.step(ids, step) for step in range(3)]
+            biases = [router.e_score_correction_bias.clone() for router in training.balance.routers]
+            ends.append((losses, biases, training.plain.lm_head.weight.detach().clone()))
+    finally:
+        torch.set_num_threads(before)
+    (whole, biases, weight), (halves, their_biases, their_weight) = ends
+    assert halves == pytest.approx(whole, abs=1e-4) and whole[-1] < whole[0]
+    assert all(map(torch.equal, biases, their_biases)) and biases[0].any()
+    assert torch.allclose(weight, their_weight, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("half", [True, False])
+def test_a_loss_that_is_no_number_changes_nothing(threads: int, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "has_fast_bfloat16", lambda *_: half)
+    before = torch.get_num_threads()
+    training = pretrain.Training("dense", pretrain.Recipe(steps=4, batch=4, window=64, warmup=1))
+    with torch.no_grad():
+        training.plain.lm_head.weight[0, 0] = math.nan
+    training.twin.refresh()
+    weights = [weight.detach().clone() for weight in training.plain.parameters()]
+    torch.set_num_threads(threads)
+    try:
+        assert math.isnan(training.step(IDS, 0))
+    finally:
+        torch.set_num_threads(before)
+    for weight, kept in zip(training.plain.parameters(), weights, strict=True):
+        assert torch.equal(weight.nan_to_num(), kept.nan_to_num()) and weight.grad is None
+    assert all(weight.grad is None for weight in training.twin.computing.parameters())

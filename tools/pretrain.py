@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import shutil
+import threading
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -105,12 +106,14 @@ class RouterBalance:
         self.speed = speed
         self.routers = [module for module in model.modules() if hasattr(module, "e_score_correction_bias")]
         self.loads = [torch.zeros_like(router.e_score_correction_bias) for router in self.routers]
+        self.counting = threading.Lock()  # two halves of a batch count at the same time
         for router, load in zip(self.routers, self.loads, strict=True):
             router.register_forward_hook(lambda _module, _inputs, output, load=load: self._count(output[2], load))
 
-    @staticmethod
-    def _count(chosen: torch.Tensor, load: torch.Tensor) -> None:
-        load += torch.bincount(chosen.flatten(), minlength=len(load))
+    def _count(self, chosen: torch.Tensor, load: torch.Tensor) -> None:
+        more = torch.bincount(chosen.flatten(), minlength=len(load))
+        with self.counting:
+            load += more
 
     def update(self, accelerator: Accelerator) -> None:
         """Move each bias by one step against the load of the last batch, and forget that load."""
@@ -169,10 +172,16 @@ class Training:
         ids = ids.to(self.accelerator.device)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(number)
-        loss = self.twin(ids)
-        value = float(self.accelerator.reduce(loss.detach(), "mean"))
-        if math.isfinite(value):
-            loss.backward()
+
+        def backward(windows: torch.Tensor) -> torch.Tensor:
+            loss = self.twin(windows) * (len(windows) / len(ids))
+            loss.backward()  # adds to what the other half of the batch has left; of two, the order does not matter
+            return loss.detach()
+
+        value = float(self.accelerator.reduce(sum(measure.in_halves(backward, ids)), "mean"))
+        if not math.isfinite(value):
+            self.twin.computing.zero_grad()
+        else:
             self.twin.hand_over()
             if self.accelerator.num_processes > 1:
                 gradients = [weight.grad for weight in self.plain.parameters()]  # sent in one message

@@ -247,7 +247,6 @@ def training(
         raise InputError("the model has no trainable parameters: add adapters, or let some layers require gradients")
     # A trained embedding has a gradient as large as itself, and two halves of a batch would hold it twice.
     large = any(p.requires_grad for p in model.get_input_embeddings().parameters())
-    parts = 1 if large or model.device.type != "cpu" or torch.get_num_threads() == 1 else 2
     labels, examples = label_ids(tokenizer), encode(rows, tokenizer)
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     epochs = (batches(examples, size, seed + epoch) for epoch in itertools.count())
@@ -256,14 +255,14 @@ def training(
         model.train()
         optimizer.zero_grad()
 
-        def backward(batch: tuple[torch.Tensor, ...], rows: int = len(ids)) -> float:
-            logits = label_logits(model, *batch[:2], labels)
-            loss = torch.nn.functional.cross_entropy(logits, batch[2].to(logits.device), reduction="sum") / rows
+        def backward(ids: torch.Tensor, lengths: torch.Tensor, answers: torch.Tensor, rows: int = len(ids)) -> float:
+            logits = label_logits(model, ids, lengths, labels)
+            loss = torch.nn.functional.cross_entropy(logits, answers.to(logits.device), reduction="sum") / rows
             loss.backward()  # adds to what the other half of the batch has left; of two, the order does not matter
             return loss.item()
 
-        split = zip(*(t.chunk(parts) for t in (ids, lengths, answers)), strict=True)
-        value = sum(measure.two_at_a_time(backward, split) if parts > 1 else map(backward, split))
+        batch = ids, lengths, answers
+        value = backward(*batch) if large else sum(measure.in_halves(backward, *batch))
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         model.eval()  # whenever the caller has it, and however early the caller stops

@@ -175,6 +175,13 @@ def two_at_a_time(work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]
         return [run.result() for run in running]
 
 
+def in_halves(work: Callable[..., Any], *batch: torch.Tensor) -> list[Any]:
+    """Results of `work` for the two halves of a batch, two at a time; for the whole on a GPU, or with one thread."""
+    if torch.cuda.is_available() or torch.get_num_threads() == 1 or len(batch[0]) == 1:
+        return [work(*batch)]
+    return two_at_a_time(lambda half: work(*half), zip(*(part.chunk(2) for part in batch), strict=True))
+
+
 @functools.cache
 def has_fast_bfloat16(device: str | None = None) -> bool:
     """Whether a device multiplies matrices faster in bfloat16 than in float32: measured, not read from its flags.
