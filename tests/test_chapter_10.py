@@ -159,3 +159,15 @@ def test_seeds_that_disagree_widen_the_interval():
     always, never = np.ones(len(ROWS), bool), np.zeros(len(ROWS), bool)
     gain, low, high = paired_gain(ROWS, np.array([always, never, never]), np.array([never, never, always]))
     assert gain == pytest.approx(0) and low < -0.9 and high > 0.9
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_what_two_runs_share_is_not_moved_while_they_run(fast: bool, monkeypatch):
+    monkeypatch.setattr(measure, "has_fast_bfloat16", lambda *_: fast)
+    remembered = Remembered(tiny(layers=8))
+    places = [p.data_ptr() for p in remembered.stem.parameters()]
+    model = shortened(top_layers(tiny(layers=8), 3), remembered)
+    remembered.stem.requires_grad_(False)
+    lean(model)
+    lean(model.requires_grad_(False))
+    assert [p.data_ptr() for p in remembered.stem.parameters()] == places

@@ -262,7 +262,8 @@ def test_a_bfloat16_model_runs_with_float32_adapters(tokenizer, model):
 
 
 @pytest.fixture
-def threads():
+def threads(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)

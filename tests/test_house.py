@@ -12,7 +12,7 @@ import pytest
 from utils.chapters import ROOT, notebook_paths
 
 # Lines of Python at most: of utils without exercises, and of everything that is neither tests nor exercises.
-UTILS_LINES, ALL_LINES = 3925, 7578
+UTILS_LINES, ALL_LINES = 3936, 7594
 SAME_MEANING = {"main", "measured_lines", "get", "load", "encode", "plain"}  # the same of each module's own things
 
 

@@ -263,17 +263,35 @@ def test_of_many_parts_only_two_are_there_at_once(two_threads, monkeypatch):
     assert len(most) == 6 and max(most) == 2
 
 
-def test_a_part_that_fails_ends_the_rest(two_threads, monkeypatch):
+def test_a_part_that_fails_ends_the_rest_and_nothing_runs_on(two_threads, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    begun = []
+    begun, ended = [], []
 
     def work(part: int) -> None:
         begun.append(part)
-        raise InputError(f"part {part} fails")
+        if part == 0:
+            raise InputError("part 0 fails")
+        time.sleep(0.2)
+        ended.append(part)
 
-    with pytest.raises(InputError, match=r"part [01] fails"):
+    with pytest.raises(InputError, match="part 0 fails"):
         measure.two_at_a_time(work, range(100))
-    assert len(begun) < 5 and torch.get_num_threads() == 2
+    assert len(begun) <= 2 and ended == begun[1:] and torch.get_num_threads() == 2
+
+
+def test_a_part_may_have_parts_of_its_own(two_threads, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # also within a part
+
+    def work(part: int) -> list[int]:
+        return [*measure.two_at_a_time(lambda x: x + part, range(2)), *measure.in_halves(len, torch.ones(4))]
+
+    assert measure.two_at_a_time(work, range(3)) == [[part, part + 1, 4] for part in range(3)]
+
+
+def test_no_collection_walks_through_the_libraries():
+    code = "import gc; from utils import measure; print(gc.get_freeze_count())"
+    assert int(subprocess.check_output([sys.executable, "-c", code], cwd=measure.Path(__file__).parents[1])) > 100_000
 
 
 def test_with_one_thread_or_a_gpu_parts_follow_each_other(two_threads, monkeypatch):

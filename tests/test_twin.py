@@ -132,12 +132,12 @@ def test_two_halves_of_a_batch_are_a_step_on_the_whole(monkeypatch: pytest.Monke
     assert torch.allclose(weight, their_weight, atol=1e-4)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("kind", "threads"), [("dense", 1), ("mini", 2)])
 @pytest.mark.parametrize("half", [True, False])
-def test_a_loss_that_is_no_number_changes_nothing(threads: int, half: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loss_that_is_no_number_changes_nothing(kind: str, threads: int, half: bool, monkeypatch) -> None:
     monkeypatch.setattr(measure, "has_fast_bfloat16", lambda *_: half)
     before = torch.get_num_threads()
-    training = pretrain.Training("dense", pretrain.Recipe(steps=4, batch=4, window=64, warmup=1))
+    training = pretrain.Training(kind, pretrain.Recipe(steps=4, batch=4, window=64, warmup=1))
     with torch.no_grad():
         training.plain.lm_head.weight[0, 0] = math.nan
     training.twin.refresh()
@@ -150,3 +150,4 @@ def test_a_loss_that_is_no_number_changes_nothing(threads: int, half: bool, monk
     for weight, kept in zip(training.plain.parameters(), weights, strict=True):
         assert torch.equal(weight.nan_to_num(), kept.nan_to_num()) and weight.grad is None
     assert all(weight.grad is None for weight in training.twin.computing.parameters())
+    assert not any(load.any() for load in training.balance.loads)

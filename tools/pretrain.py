@@ -166,8 +166,8 @@ class Training:
     def step(self, ids: torch.Tensor, number: int) -> float:
         """Forward, backward, clip, optimizer, router bias; returns the loss (nats a token), a mean over the processes.
 
-        `ids` are the windows of this process: (windows, tokens). A loss that is not a finite number is returned at
-        once: then nothing has changed.
+        `ids` are the windows of this process: (windows, tokens). After a loss that is not a finite number, all is as it
+        was: its gradients are dropped.
         """
         ids = ids.to(self.accelerator.device)
         for group in self.optimizer.param_groups:
@@ -178,9 +178,13 @@ class Training:
             loss.backward()  # adds to what the other half of the batch has left; of two, the order does not matter
             return loss.detach()
 
-        value = float(self.accelerator.reduce(sum(measure.in_halves(backward, ids)), "mean"))
+        # With more than two threads, all share the batch: halves would leave most of them idle.
+        losses = measure.in_halves(backward, ids) if torch.get_num_threads() == 2 else [backward(ids)]
+        value = float(self.accelerator.reduce(sum(losses), "mean"))
         if not math.isfinite(value):
             self.twin.computing.zero_grad()
+            for load in self.balance.loads:
+                load.zero_()
         else:
             self.twin.hand_over()
             if self.accelerator.num_processes > 1:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 import re
 import subprocess
@@ -193,7 +194,7 @@ def _run_all(chosen: list[_Job], jobs: int, cell_timeout: float, console: Consol
     """Execute notebooks, at most `jobs` at a time; yields each when it has ended."""
     waiting, running = list(chosen), list[_Job]()
     if jobs > 1:  # the longest first: a long one that starts last would end alone
-        waiting.sort(key=lambda job: job.expected or 0, reverse=True)
+        waiting.sort(key=lambda job: job.expected or math.inf, reverse=True)
     # Together they get as many threads as there are cores: two that share a core only wait for each other.
     threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 1) // jobs, 1))} if jobs > 1 else {}
     environment = threads | os.environ

@@ -13,7 +13,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,13 @@ import torch
 
 from utils.errors import InputError
 
-gc.freeze()  # half a million objects of the libraries stay for good: let no collection walk through them (0.2 s each)
+# Half a million objects of the libraries stay for good: no collection shall walk through them (0.2 s each time).
+# What is there now is never collected, so this module is imported before there are models.
+gc.freeze()
 
 Work = Callable[[], Any]  # what is timed
-_POOL = ThreadPoolExecutor(2)  # one for all: each new thread would keep freed memory of its own
+_PAIR = "one of two"  # how the threads are called that work at the same time
+_POOL = ThreadPoolExecutor(2, _PAIR)  # one for all: each new thread would keep freed memory of its own
 
 
 @dataclass(frozen=True)
@@ -153,33 +156,41 @@ def two_at_a_time(work: Callable[[Any], Any], parts: Iterable[Any]) -> list[Any]
     """Results of `work` for each part, in order: two parts at a time, each on one thread, where torch has several.
 
     The products of a small model are short: threads that share one lose more by waiting than they gain. A part is
-    taken when its turn comes, so of many models only two are there at once. On a GPU one part follows the other.
+    taken when its turn comes, so of many models only two are there at once. Both share torch's random numbers and its
+    default dtype: draw what is random while a part is made. On a GPU one part follows the other. When a part fails, no
+    other is begun, and the error comes when what runs has ended.
     """
-    if torch.cuda.is_available() or torch.get_num_threads() == 1:
+    if _one_by_one():
         return list(map(work, parts))
     grad, half = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
     parts, free, running = iter(parts), threading.Semaphore(2), []
 
-    def own(box: list[Any]) -> Any:
-        try:  # a new thread knows neither mode
-            with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
-                return work(box.pop())  # nothing else holds the part: it is gone before the next is made
-        finally:
-            free.release()
+    def own(box: list[Any]) -> Any:  # a new thread knows neither mode
+        with torch.set_grad_enabled(grad), torch.autocast("cpu", torch.bfloat16, enabled=half, cache_enabled=False):
+            return work(box.pop())  # nothing else holds the part: it is gone before the next is made
 
     with one_thread():
-        while free.acquire() and (box := list(itertools.islice(parts, 1))):
-            running.append(_POOL.submit(own, box))
-            for failed in (run for run in running if run.done() and run.exception()):
-                failed.result()
-        return [run.result() for run in running]
+        try:
+            while free.acquire() and not any(run.done() and run.exception() for run in running):
+                if not (box := list(itertools.islice(parts, 1))):
+                    break
+                running.append(_POOL.submit(own, box))
+                running[-1].add_done_callback(lambda _: free.release())
+        finally:
+            wait(running)
+    return [run.result() for run in running]
 
 
 def in_halves(work: Callable[..., Any], *batch: torch.Tensor) -> list[Any]:
     """Results of `work` for the two halves of a batch, two at a time; for the whole on a GPU, or with one thread."""
-    if torch.cuda.is_available() or torch.get_num_threads() == 1 or len(batch[0]) == 1:
+    if _one_by_one() or len(batch[0]) == 1:
         return [work(*batch)]
     return two_at_a_time(lambda half: work(*half), zip(*(part.chunk(2) for part in batch), strict=True))
+
+
+def _one_by_one() -> bool:
+    inside = threading.current_thread().name.startswith(_PAIR)  # a thread that waits for its own pool waits for ever
+    return inside or torch.cuda.is_available() or torch.get_num_threads() == 1
 
 
 @functools.cache
