@@ -223,15 +223,15 @@ def test_waiting_threads_soon_give_the_core_away_unless_somebody_has_said_when(o
 
 
 @pytest.fixture
-def two_threads():
+def two_threads(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
 
-def test_two_at_a_time_answers_in_order_on_one_thread_each(two_threads, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_two_at_a_time_answers_in_order_on_one_thread_each(two_threads):
     meeting = threading.Barrier(2, timeout=20)
 
     def work(part: int) -> tuple[int, int]:
@@ -244,8 +244,7 @@ def test_two_at_a_time_answers_in_order_on_one_thread_each(two_threads, monkeypa
     assert torch.get_num_threads() == 2
 
 
-def test_of_many_parts_only_two_are_there_at_once(two_threads, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_of_many_parts_only_two_are_there_at_once(two_threads):
     alive, most = weakref.WeakSet(), []
 
     class Part:
@@ -263,8 +262,7 @@ def test_of_many_parts_only_two_are_there_at_once(two_threads, monkeypatch):
     assert len(most) == 6 and max(most) == 2
 
 
-def test_a_part_that_fails_ends_the_rest_and_nothing_runs_on(two_threads, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+def test_a_part_that_fails_ends_the_rest_and_nothing_runs_on(two_threads):
     begun, ended = [], []
 
     def work(part: int) -> None:
@@ -280,7 +278,6 @@ def test_a_part_that_fails_ends_the_rest_and_nothing_runs_on(two_threads, monkey
 
 
 def test_a_part_may_have_parts_of_its_own(two_threads, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)  # also within a part
 
     def work(part: int) -> list[int]:
